@@ -1,0 +1,34 @@
+"""What every test shares: nothing of the user's own is ever touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# No deadline: tests share the machine with whatever else runs on it.
+settings.register_profile("coopfs", deadline=None, print_blob=True)
+settings.load_profile("coopfs")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep config, state and cache of every test away from the user's."""
+    base = tmp_path_factory.mktemp("coopfs-home")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in [name for name in os.environ if name.startswith("COOPFS_")]:
+            patch.delenv(variable)
+        for kind in ("CONFIG", "STATE", "CACHE"):
+            patch.setenv(f"COOPFS_{kind}_DIR", str(base / kind.lower()))
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, by name, what needs root where there is none."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root"))
