@@ -1,0 +1,106 @@
+"""Sealed bodies: index objects, snapshots and records are one signed body each.
+
+Owns the frame around a structure: signature, compression, zero padding.
+Byte table: coopfs-format(5), "Body".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from coopfs.errors import ObjectCorrupt
+from coopfs.format.codec import Compressor, decompress
+from coopfs.format.keys import (
+    SIGN_BODY,
+    SIGNATURE_LEN,
+    ArchiveKeys,
+    Role,
+    SigningKey,
+    verify_signature,
+)
+from coopfs.format.sealing import (
+    HEADER_LEN,
+    TAG_LEN,
+    Opener,
+    Sealer,
+    Section,
+    decode_header,
+    make_salt,
+    padded_len,
+)
+from coopfs.ids import ArchiveId, ObjectId
+
+MAX_BODY_LEN: Final = 256 << 20  # bytes, decompressed
+COMPRESS_MIN: Final = 4 << 10  # bytes; a smaller body would only be padded again
+_FRAME = struct.Struct(">BQQ")  # codec, plain length, stored length
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBody:
+    """An object ready to be stored."""
+
+    object_id: ObjectId
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBody:
+    """A body whose tag matched; its signature is still to be verified."""
+
+    role: Role
+    body: bytes
+    signature: bytes
+    what: str
+
+
+def _signed_message(role: Role, archive_id: ArchiveId, body: bytes) -> bytes:
+    return bytes((role,)) + archive_id + body
+
+
+def seal_body(
+    keys: ArchiveKeys,
+    signer: SigningKey,
+    role: Role,
+    archive_id: ArchiveId,
+    body: bytes,
+    random: bytes,
+) -> SealedBody:
+    """Sign, compress, pad and seal *body*; *random* is 32 fresh bytes."""
+    signature = signer.sign(SIGN_BODY, _signed_message(role, archive_id, body))
+    codec, stored = Compressor().compress(body) if len(body) >= COMPRESS_MIN else (0, body)
+    inner = signature + _FRAME.pack(codec, len(body), len(stored)) + stored
+    size = padded_len(HEADER_LEN + len(inner) + TAG_LEN)
+    inner += bytes(size - HEADER_LEN - TAG_LEN - len(inner))
+    sealer = Sealer(keys, role, make_salt(keys, role, random, [(Section.BODY, 0, inner)]))
+    data = sealer.header_bytes + sealer.seal(Section.BODY, 0, inner)
+    return SealedBody(ObjectId(hashlib.sha256(data).digest()), data)
+
+
+def open_body(keys: ArchiveKeys, data: bytes, roles: Iterable[Role], what: str) -> OpenedBody:
+    """Open an object of one of *roles*.
+
+    Raises:
+        ObjectCorrupt, FormatUnsupported, WrongKey: as named by the message.
+    """
+    header = decode_header(data, what, roles)
+    inner = Opener(keys, header, what).open(Section.BODY, 0, data[HEADER_LEN:])
+    start = SIGNATURE_LEN + _FRAME.size
+    if len(inner) < start:
+        raise ObjectCorrupt(f"{what}: too short")
+    codec, plain_len, stored_len = _FRAME.unpack_from(inner, SIGNATURE_LEN)
+    if plain_len > MAX_BODY_LEN or start + stored_len > len(inner):
+        raise ObjectCorrupt(f"{what}: says it holds {plain_len} bytes, which is out of bounds")
+    if inner.count(0, start + stored_len) != len(inner) - start - stored_len:
+        raise ObjectCorrupt(f"{what}: padding is not zero")
+    body = decompress(codec, inner[start : start + stored_len], plain_len, what)
+    return OpenedBody(header.role, body, inner[:SIGNATURE_LEN], what)
+
+
+def verify_body(opened: OpenedBody, archive_id: ArchiveId, public_key: bytes) -> None:
+    """Check the signature of an opened body (SignatureInvalid)."""
+    message = _signed_message(opened.role, archive_id, opened.body)
+    verify_signature(public_key, SIGN_BODY, message, opened.signature, opened.what)

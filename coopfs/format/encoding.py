@@ -1,0 +1,160 @@
+"""Canonical msgpack: maps with ascending small-integer keys, one spelling a value.
+
+Owns the rules every stored structure obeys and refuses whatever breaks them:
+floats, extension types, non-minimal integers and lengths, keys that are not
+ascending, trailing bytes.  Written down in coopfs-format(5), "Encoding".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, TypeVar
+
+import msgpack
+
+from coopfs.errors import FormatUnsupported, ObjectCorrupt
+
+CRITICAL_KEY: Final = 64  # an unknown key from here up makes its map unreadable
+MAX_DEPTH: Final = 32  # nesting of values below keys this version does not know
+U64_MAX: Final = (1 << 64) - 1
+I64_MIN: Final = -(1 << 63)
+
+Fields = dict[int, Any]
+T = TypeVar("T")
+
+
+def encode(value: object) -> bytes:
+    """Return the canonical bytes of *value* (maps must have ascending keys already)."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def _refuse_ext(code: int, data: bytes) -> NoReturn:
+    raise ValueError(f"extension type {code}")
+
+
+def decode(data: bytes, what: str) -> Any:
+    """Return the value whose canonical bytes are exactly *data*.
+
+    Nothing larger than *data* is allocated per item.  The order of keys and the
+    types of values are checked where a map is read (:func:`fields_of`).
+
+    Raises:
+        ObjectCorrupt: not msgpack, trailing bytes, or not the canonical spelling.
+    """
+    try:
+        value = msgpack.unpackb(
+            data, raw=False, strict_map_key=False, use_list=True, ext_hook=_refuse_ext
+        )
+        # Minimal lengths and integers, no duplicate keys, no trailing bytes: encoding
+        # again must give the same bytes.  In C on both sides, so cheaper than walking.
+        canonical = msgpack.packb(value, use_bin_type=True) == data
+    except (ValueError, TypeError, OverflowError, RecursionError) as exc:
+        raise ObjectCorrupt(f"{what}: not well-formed ({exc})") from exc
+    if not canonical:
+        raise ObjectCorrupt(f"{what}: not in canonical form")
+    return value
+
+
+def fields_of(value: object, what: str, known: frozenset[int]) -> Fields:
+    """Return *value* as a map with ascending integer keys, unknown values checked.
+
+    Raises:
+        ObjectCorrupt: not a map, keys not ascending integers, or a forbidden type.
+        FormatUnsupported: a critical key (from 64 up) that is not in *known*.
+    """
+    if type(value) is not dict:
+        raise ObjectCorrupt(f"{what}: expected a map")
+    previous = -1
+    for key in value:
+        if type(key) is not int or key <= previous:
+            raise ObjectCorrupt(f"{what}: keys are not ascending integers")
+        previous = key
+        if key not in known:
+            if key >= CRITICAL_KEY:
+                raise FormatUnsupported(
+                    f"{what}: has the critical key {key}, which this version does not know; "
+                    "a newer coopfs is needed to read it"
+                )
+            _check_plain(value[key], what, 0)
+    return value
+
+
+def _check_plain(value: object, what: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise ObjectCorrupt(f"{what}: nested too deeply")
+    kind = type(value)
+    if kind is list:
+        for item in value:  # type: ignore[attr-defined]  # kind is list
+            _check_plain(item, what, depth + 1)
+    elif kind is dict:
+        previous = -1
+        for key, item in value.items():  # type: ignore[attr-defined]  # kind is dict
+            if type(key) is not int or key <= previous:
+                raise ObjectCorrupt(f"{what}: keys are not ascending integers")
+            previous = key
+            _check_plain(item, what, depth + 1)
+    elif kind is float:
+        raise ObjectCorrupt(f"{what}: floating-point numbers are not allowed")
+
+
+def u64(fields: Fields, key: int, what: str, limit: int = U64_MAX) -> int:
+    """Return the unsigned integer at *key*, at most *limit*; ObjectCorrupt otherwise."""
+    value = fields.get(key)
+    if type(value) is not int or not 0 <= value <= limit:
+        raise ObjectCorrupt(f"{what}: field {key}: expected a number from 0 to {limit}")
+    return value
+
+
+def i64(fields: Fields, key: int, what: str) -> int:
+    """Return the signed 64-bit integer at *key*; ObjectCorrupt otherwise."""
+    value = fields.get(key)
+    if type(value) is not int or not I64_MIN <= value <= -I64_MIN - 1:
+        raise ObjectCorrupt(f"{what}: field {key}: expected a signed 64-bit number")
+    return value
+
+
+def bin_(fields: Fields, key: int, what: str, *, size: int | None = None, limit: int = 0) -> bytes:
+    """Return the byte string at *key*, of exactly *size* bytes or at most *limit*."""
+    value = fields.get(key)
+    if type(value) is not bytes:
+        raise ObjectCorrupt(f"{what}: field {key}: expected bytes")
+    if size is not None and len(value) != size:
+        raise ObjectCorrupt(f"{what}: field {key}: expected {size} bytes, found {len(value)}")
+    if limit and len(value) > limit:
+        raise ObjectCorrupt(f"{what}: field {key}: {len(value)} bytes are over the limit {limit}")
+    return value
+
+
+def text(fields: Fields, key: int, what: str, limit: int = 4096) -> str:
+    """Return the text at *key*, at most *limit* characters; ObjectCorrupt otherwise."""
+    value = fields.get(key)
+    if type(value) is not str or len(value) > limit:
+        raise ObjectCorrupt(f"{what}: field {key}: expected text of at most {limit} characters")
+    return value
+
+
+def list_of(
+    fields: Fields, key: int, what: str, item: Callable[[Any], T], limit: int
+) -> tuple[T, ...]:
+    """Return the array at *key* with *item* applied to each member; absent means empty."""
+    value = fields.get(key, [])
+    if type(value) is not list or len(value) > limit:
+        raise ObjectCorrupt(f"{what}: field {key}: expected a list of at most {limit}")
+    return tuple(item(member) for member in value)
+
+
+def exact_bin(size: int, what: str) -> Callable[[Any], bytes]:
+    """Return a check for list members: a byte string of exactly *size* bytes."""
+
+    def check(value: Any) -> bytes:
+        if type(value) is not bytes or len(value) != size:
+            raise ObjectCorrupt(f"{what}: expected {size} bytes")
+        return value
+
+    return check
+
+
+def compact(pairs: dict[int, Any]) -> Fields:
+    """Return *pairs* without absent values (None), keys ascending, ready to encode."""
+    return {key: pairs[key] for key in sorted(pairs) if pairs[key] is not None}
