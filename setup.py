@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from setuptools import setup
-from setuptools.command.install_data import install_data
+from setuptools import Distribution, setup
+
+# Only after setuptools, which brings the module where Python no longer does (3.12).
+from distutils.command.install_data import install_data  # isort: skip
 
 
 class InstallManPages(install_data):
@@ -26,6 +28,14 @@ class InstallManPages(install_data):
             self.announce(f"rendering {source} -> {target}", level=2)
             target.write_bytes(render_man_page(source))
             self.outfiles.append(str(target))
+
+
+class WithManPages(Distribution):
+    """Says so under the name that editable installations ask for."""
+
+    def has_data(self) -> bool:
+        """Return whether install_data has anything to do."""
+        return True
 
 
 def render_man_page(source: Path) -> bytes:
@@ -52,6 +62,7 @@ def render_man_page(source: Path) -> bytes:
 
 # An installation without data files would skip install_data.
 setup(
+    distclass=WithManPages,
     cmdclass={"install_data": InstallManPages},
     data_files=[("share/doc/coopfs", ["README.rst"])],
 )
