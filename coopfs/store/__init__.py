@@ -1,0 +1,1 @@
+"""Named byte objects at the partner; untrusted, without any key."""

@@ -1,0 +1,109 @@
+"""Files that appear whole, durable and once: write aside, fsync, link, fsync the folder.
+
+Plain functions on paths; they raise OSError and translate nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+FOLDER_MODE: Final = 0o700
+_FILE_MODE: Final = 0o600
+
+# Neither an object's name (64 hex digits) nor visible to a plain `ls`.
+TEMPORARY_PREFIX: Final = ".tmp-"
+TEMPORARY_AGE_MAX_S: Final = 24 * 3600  # no put takes that long: whoever wrote it is gone
+
+# File systems without hard links say one of these (vfat, exfat, CIFS, some FUSE).
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+def write_new(path: str, pieces: Iterable[memoryview]) -> bool:
+    """Make *path* with the pieces as its content; return False if the name was taken.
+
+    At every moment *path* is absent or whole, whoever is killed.  Its name is durable
+    only after :func:`sync_folder`, which is left to the caller, who needs it for a
+    taken name too.  On any failure nothing of it stays.
+    """
+    folder = os.path.dirname(path)
+    # In the target folder: another one might be another file system, and stock
+    # rest-servers stumble over a file directly in data/ when they list.
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+    try:
+        try:
+            for piece in pieces:
+                _write_all(fd, piece)
+            os.fsync(fd)
+        finally:
+            # After the fsync close() has nothing left to report; without it NFS and
+            # quotas may first complain here, and then the write has failed as well.
+            os.close(fd)
+        return _link_new(temporary, path)
+    finally:
+        # Renamed already, or the disk is failing: then a later sweep gets it, and the error
+        # that matters is the one on its way.
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def _write_all(fd: int, piece: memoryview) -> None:
+    while piece:
+        piece = piece[os.write(fd, piece) :]
+
+
+def _link_new(temporary: str, path: str) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        if exc.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            return False
+        # A name that appears just now is replaced, by the same bytes: it is their hash.
+        os.rename(temporary, path)
+    return True
+
+
+def sync_file(path: str) -> None:
+    """Make the content of *path* durable, whoever wrote it."""
+    _sync(path, os.O_RDONLY | os.O_NOFOLLOW)
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in the folder *path* durable."""
+    try:
+        _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as exc:
+        # Some network and FUSE file systems cannot fsync a folder: there is no more to do.
+        if exc.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+
+
+def _sync(path: str, flags: int) -> None:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sweep_temporaries(folder: str) -> None:
+    """Remove what killed writers left in *folder* more than a day ago."""
+    oldest_s = time.time() - TEMPORARY_AGE_MAX_S
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(TEMPORARY_PREFIX):
+                continue
+            # Not ours to remove, or somebody else was faster: neither hinders a put.
+            with suppress(OSError):
+                if entry.stat(follow_symlinks=False).st_mtime < oldest_s:
+                    os.unlink(entry.path)

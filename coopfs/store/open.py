@@ -1,0 +1,110 @@
+"""From an address to a store: the one place that knows the schemes.
+
+Addresses are listed in coopfs(1), "STORE".  Messages name the scheme only: what
+follows it may hold a password.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+from urllib.parse import unquote
+
+from coopfs.errors import UsageError
+from coopfs.store.base import Store
+from coopfs.store.local import LocalStore
+
+# Schemes coopfs is going to have; "rclone" alone is written without slashes.
+_LATER_SCHEMES: Final = (
+    *("coop", "rest+https", "rest+http", "sftp", "ftp", "ftps"),
+    *("s3", "gs", "az", "rclone"),
+)
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+# Something before a colon before any slash: restic's "sftp:…", scp's "host:path".
+_PREFIXED = re.compile(r"([^/:]+):(.*)", re.DOTALL)
+
+
+def open_store(address: str) -> Store:
+    """Open the store at *address*: a path or a ``file://`` URL.
+
+    Raises:
+        UsageError: no address, or one that this version cannot reach.
+        NotAStore: nothing there, or something else.
+        StoreError: it cannot be reached or looked at.
+    """
+    return LocalStore(_local_path(address), address=address)
+
+
+def create_store(address: str) -> Store:
+    """Make a new, empty store at *address* and open it; its config is put later.
+
+    Raises:
+        UsageError: no address, or one that this version cannot reach.
+        NotAStore: the place is taken by something that is not a store.
+        StoreError: there is a store already, or it cannot be made.
+    """
+    return LocalStore.create(_local_path(address), address=address)
+
+
+def absolute_address(address: str) -> str:
+    """Return *address* so that it means the same from every working directory.
+
+    For what is kept in a configuration: a relative path becomes absolute, anything
+    else stays as it is.
+
+    Raises:
+        UsageError: as :func:`open_store`.
+    """
+    path = _local_path(address)
+    return address if _URL.fullmatch(address) else os.path.abspath(path)
+
+
+def _local_path(address: str) -> str:
+    """Return the path that *address* names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    if not address or "\0" in address:
+        raise UsageError("the address of a store is missing or has a NUL in it: give a folder")
+    if url := _URL.fullmatch(address):
+        scheme, rest = url[1].lower(), url[2]
+        if scheme == "file":
+            return _file_url_path(rest)
+        raise _unsupported(scheme)
+    if prefixed := _PREFIXED.fullmatch(address):
+        scheme = prefixed[1].lower()
+        if scheme in (*_LATER_SCHEMES, "file"):
+            if scheme != "rclone":
+                raise UsageError(
+                    f'the address begins with "{scheme}:"; expected "{scheme}://"; '
+                    f'a folder of that name is written "./{scheme}:…"'
+                )
+            raise _unsupported(scheme)
+        raise UsageError(
+            "the address has a colon before any slash: for a folder of that name write "
+            '"./" before it, for another machine "sftp://USER@HOST/PATH"'
+        )
+    return os.path.expanduser(address) if address.startswith("~/") else address
+
+
+def _unsupported(scheme: str) -> UsageError:
+    if scheme in _LATER_SCHEMES:
+        return UsageError(
+            f"{scheme} stores are not supported by this version of coopfs; "
+            f"supported are folders: a path or file://"
+        )
+    return UsageError(
+        f'unknown kind of store "{scheme}"; supported are folders: a path or file:///PATH'
+    )
+
+
+def _file_url_path(rest: str) -> str:
+    host, slash, path = rest.partition("/")
+    if not slash or host.lower() not in ("", "localhost"):
+        raise UsageError("a file:// address names a folder of this machine: file:///absolute/path")
+    path = unquote(slash + path, errors="surrogateescape")
+    if "\0" in path:
+        raise UsageError("a file:// address with a NUL in it names no folder")
+    return path
