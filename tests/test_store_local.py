@@ -230,6 +230,15 @@ def test_an_object_in_another_fan_out_folder_is_a_stranger(root: Path, store: Lo
     assert sizes(store, Kind.DATA) == {}
 
 
+def test_a_folder_that_vanishes_between_two_puts_is_made_anew(
+    root: Path, store: LocalStore
+) -> None:
+    put_new(store, b"first", Kind.INDEX)
+    shutil.rmtree(root / "index")
+    name = put_new(store, b"second", Kind.INDEX)
+    assert sizes(store, Kind.INDEX) == {name: 6}
+
+
 # --- a hostile folder ---------------------------------------------------------------
 
 
@@ -439,6 +448,21 @@ def test_a_file_system_without_hard_links_will_do(
     assert files_in(root) == set()
 
 
+def test_without_hard_links_too_a_name_just_taken_is_not_replaced(
+    root: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = object_path(root, Kind.DATA, name_of(b"raced"))
+
+    def be_late(source: str, target: str) -> None:
+        path.write_bytes(b"other")
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", be_late)
+    put_new(store, b"raced")  # of the same size, so it counts as done
+    assert store.get(Kind.DATA, name_of(b"raced")) == b"other"
+    assert files_in(root) == set()
+
+
 def test_a_file_system_that_cannot_fsync_a_folder_will_do(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,19 +530,26 @@ def test_old_temporaries_are_swept_by_the_next_put_and_young_ones_stay(
 # --- open files -----------------------------------------------------------------------
 
 
+def open_below(root: Path) -> int:
+    """Return how many files below *root* this process holds open."""
+    targets = [os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()]
+    return sum(target.startswith(str(root)) for target in targets)
+
+
 def test_no_more_files_stay_open_than_allowed(root: Path, store: LocalStore) -> None:
-    names = [put_new(store, some_bytes(100, seed)) for seed in range(MANY_OBJECTS)]
-
-    def open_objects() -> int:
-        links = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
-        targets = [os.readlink(fd) for fd in links if os.path.lexists(fd)]
-        return sum(target.startswith(str(root)) for target in targets)
-
-    for name in names:
+    for name in [put_new(store, some_bytes(100, seed)) for seed in range(MANY_OBJECTS)]:
         store.get(Kind.DATA, name)
-    assert open_objects() == OPEN_FILES_MAX
+    assert open_below(root) == OPEN_FILES_MAX
     store.close()
-    assert open_objects() == 0
+    assert open_below(root) == 0
+
+
+def test_a_deleted_object_gives_its_room_back_at_once(root: Path, store: LocalStore) -> None:
+    name = put_new(store, b"read, then deleted")
+    store.get(Kind.DATA, name)
+    assert open_below(root) == 1
+    store.delete(Kind.DATA, name)
+    assert open_below(root) == 0
 
 
 def test_a_file_read_again_is_not_opened_again(
