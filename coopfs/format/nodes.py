@@ -8,7 +8,7 @@ coopfs-format(5), "Nodes".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -71,48 +71,88 @@ class SpanNode(NamedTuple):
     children: tuple[SpanChild, ...]
 
 
+class TreeBuilder:
+    """Builds a folder's nodes while it is being read; memory stays bounded."""
+
+    def __init__(self, cut_key: bytes, save_node: Callable[[bytes], TreeId]) -> None:
+        """*cut_key* is the archive's tree id key; *save_node* stores one encoded node."""
+        self._cut_key = cut_key
+        self._save_node = save_node
+        self._leaf: list[encoding.Fields] = []
+        self._leaf_name = b""
+        self._leaf_size = 0  # bytes, roughly
+        self._levels: list[list[TreeChild]] = []  # open nodes above the leaf, lowest first
+
+    def add(self, entry: Entry) -> None:
+        """Append *entry*; names must ascend."""
+        size = _rough_len(entry)
+        count = len(self._leaf)
+        if count and (
+            count >= ENTRY_MAX
+            or self._leaf_size + size > NODE_BYTES_MAX
+            or (count >= ENTRY_MIN and _cuts_before(self._cut_key, 0, entry.name, ENTRY_MASK))
+        ):
+            self._close_leaf()
+        if not self._leaf:
+            self._leaf_name = entry.name
+        self._leaf.append(encode_entry(entry))
+        self._leaf_size += size
+
+    def _close_leaf(self) -> None:
+        tree_id = self._save_node(encoding.encode({0: 0, 1: self._leaf}))
+        child = TreeChild(self._leaf_name, tree_id, len(self._leaf))
+        self._leaf, self._leaf_size = [], 0
+        self._add_child(0, child)
+
+    def _add_child(self, below: int, child: TreeChild) -> None:
+        """Append *child*, a node of level *below*, to the open node above it."""
+        if below == len(self._levels):
+            self._levels.append([])
+        group = self._levels[below]
+        if len(group) >= ENTRY_MAX or (
+            len(group) >= ENTRY_MIN
+            and _cuts_before(self._cut_key, below + 1, child.first_name, ENTRY_MASK)
+        ):
+            self._close_level(below)
+            group = self._levels[below]
+        group.append(child)
+
+    def _close_level(self, below: int) -> None:
+        group = self._levels[below]
+        self._levels[below] = []
+        node = encoding.encode({0: below + 1, 1: [list(child) for child in group]})
+        count = sum(child.entry_count for child in group)
+        self._add_child(below + 1, TreeChild(group[0].first_name, self._save_node(node), count))
+
+    def finish(self) -> TreeId:
+        """Store what is open and return the topmost node's id."""
+        if self._leaf or not self._levels:
+            self._close_leaf()
+        below = 0
+        while below + 1 < len(self._levels) or len(self._levels[below]) > 1:
+            if self._levels[below]:
+                self._close_level(below)
+            below += 1
+        return self._levels[below][0].tree_id
+
+    def copy(self) -> TreeBuilder:
+        """Return a builder that can be finished while this one goes on."""
+        other = TreeBuilder(self._cut_key, self._save_node)
+        other._leaf = list(self._leaf)
+        other._leaf_name = self._leaf_name
+        other._leaf_size = self._leaf_size
+        other._levels = [list(group) for group in self._levels]
+        return other
+
+
 def build_tree(
     entries: Iterable[Entry], cut_key: bytes, save_node: Callable[[bytes], TreeId]
 ) -> TreeId:
-    """Store a folder's *entries* (ascending by name) as nodes; return the topmost one's id.
-
-    *cut_key* is the archive's tree id key; *save_node* stores one encoded node.
-    """
-    children: list[TreeChild] = []
-    node: list[encoding.Fields] = []
-    first_name = b""
-    size = 0
+    """Store a folder's *entries* (ascending by name) as nodes; return the topmost one's id."""
+    builder = TreeBuilder(cut_key, save_node)
     for entry in entries:
-        count = len(node)
-        if count >= ENTRY_MIN or size > NODE_BYTES_MAX // 2:
-            grown = size + _rough_len(entry)
-            if (
-                count >= ENTRY_MAX
-                or grown > NODE_BYTES_MAX
-                or (count >= ENTRY_MIN and _cuts_before(cut_key, 0, entry.name, ENTRY_MASK))
-            ):
-                tree_id = save_node(encoding.encode({0: 0, 1: node}))
-                children.append(TreeChild(first_name, tree_id, count))
-                node, size = [], 0
-        if not node:
-            first_name = entry.name
-        node.append(encode_entry(entry))
-        size += _rough_len(entry)
-    if node or not children:
-        tree_id = save_node(encoding.encode({0: 0, 1: node}))
-        children.append(TreeChild(first_name, tree_id, len(node)))
-    level = 0
-    while len(children) > 1:
-        level += 1
-        children = [
-            TreeChild(
-                group[0].first_name,
-                save_node(encoding.encode({0: level, 1: [list(child) for child in group]})),
-                sum(child.entry_count for child in group),
-            )
-            for group in _group_children(children, cut_key, level)
-        ]
-    return children[0].tree_id
+        builder.add(entry)
+    return builder.finish()
 
 
 def _rough_len(entry: Entry) -> int:
@@ -129,20 +169,6 @@ def _rough_len(entry: Entry) -> int:
 def _cuts_before(cut_key: bytes, level: int, name: bytes, mask: int) -> bool:
     digest = blake3(bytes((level,)) + name, key=cut_key).digest(4)
     return int.from_bytes(digest, "big") & mask == 0
-
-
-def _group_children(
-    children: Sequence[TreeChild], cut_key: bytes, level: int
-) -> Iterator[list[TreeChild]]:
-    group: list[TreeChild] = []
-    for child in children:
-        if len(group) >= ENTRY_MAX or (
-            len(group) >= ENTRY_MIN and _cuts_before(cut_key, level, child.first_name, ENTRY_MASK)
-        ):
-            yield group
-            group = []
-        group.append(child)
-    yield group
 
 
 class SpanTreeBuilder:

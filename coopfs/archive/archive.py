@@ -1,0 +1,234 @@
+"""An opened archive: keys, store, local index and snapshots in one place.
+
+What the operations and the mount work with.  Reading is thread-safe; writing
+goes through :mod:`coopfs.archive.writer`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final, Self
+
+from coopfs.archive.blocks import MEMORY_LEN, BlockReader
+from coopfs.archive.cache import BlockCache
+from coopfs.archive.dirs import Dirs
+from coopfs.archive.heads import Heads
+from coopfs.archive.index import Index
+from coopfs.archive.keyring import KeyRing
+from coopfs.archive.settings import ArchiveSettings
+from coopfs.archive.snapshots import Snapshot, SnapshotObjects
+from coopfs.archive.state import State
+from coopfs.errors import DataError, NotAStore, ObjectNotFound, SignatureInvalid, WrongKey
+from coopfs.format.body import open_body, verify_body
+from coopfs.format.config import ArchiveConfig, decode_config
+from coopfs.format.index import IndexObject, decode_index
+from coopfs.format.keys import ArchiveKeys, Role, writer_id_of
+from coopfs.format.nodes import (
+    SpanNode,
+    TreeNode,
+    decode_span_node,
+    decode_tree_node,
+    find_entry,
+    iter_entries,
+    iter_spans,
+)
+from coopfs.format.tree import Entry, Span
+from coopfs.ids import ObjectId, SpanNodeId, TreeId, short_hex
+from coopfs.store.base import Kind, Store
+
+NODES_KEPT: Final = 512  # decoded tree nodes in memory; a folder's entries are one or more
+
+
+class Archive:
+    """See the module; made by :meth:`open`, closed as a context manager."""
+
+    def __init__(
+        self,
+        dirs: Dirs,
+        settings: ArchiveSettings,
+        ring: KeyRing,
+        store: Store,
+        config: ArchiveConfig,
+        memory_len: int,
+    ) -> None:
+        """Use :meth:`open`."""
+        self.settings = settings
+        self.ring = ring
+        self.keys: ArchiveKeys = ring.keys
+        self.store = store
+        self.config = config
+        state_folder = dirs.archive_state(config.archive_id)
+        self.state = State(state_folder)
+        self.state_folder = state_folder
+        self.heads = Heads(state_folder)
+        self.index = Index(self.state)
+        cache = None if store.is_local else BlockCache(dirs.archive_cache(config.archive_id))
+        self.blocks = BlockReader(self.index, self.keys, store, cache, memory_len)
+        self.objects = SnapshotObjects(self.state, self.heads, self.keys, config, store)
+        self.warnings: list[str] = []
+        self._nodes: OrderedDict[bytes, TreeNode] = OrderedDict()
+        self._nodes_lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        dirs: Dirs,
+        settings: ArchiveSettings,
+        ring: KeyRing,
+        store: Store,
+        memory_len: int = MEMORY_LEN,
+    ) -> Archive:
+        """Open the archive that *settings* and *ring* describe, in *store*.
+
+        *memory_len* bounds the decoded blocks kept in memory, in bytes.
+
+        Raises:
+            NotAStore: there is no archive in the store.
+            WrongKey: it is another archive, or its config was altered.
+            FormatUnsupported: written by a newer coopfs.
+            StoreUnavailable: the store cannot be reached.
+        """
+        try:
+            data = store.get_config()
+        except ObjectNotFound as exc:
+            raise NotAStore(
+                f"{store.address}: holds no archive (no config); is the address right?"
+            ) from exc
+        config = decode_config(ring.keys, data, store.address)
+        if config.archive_id != settings.archive_id:
+            raise WrongKey(
+                f"{store.address}: holds archive {short_hex(config.archive_id)}, "
+                f"not {short_hex(settings.archive_id)} as configured for {settings.name!r}"
+            )
+        return cls(dirs, settings, ring, store, config, memory_len)
+
+    def close(self) -> None:
+        """Close the store and the local state."""
+        self.state.close()
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- what the store shows -------------------------------------------------
+
+    def refresh(self) -> None:
+        """Take in snapshots and index objects that are new in the store.
+
+        Raises:
+            Rollback: the store shows less than before.
+            StoreUnavailable: the partner cannot be reached.
+        """
+        # Snapshots first: every pack of a listed snapshot is then in a listed index object.
+        self.objects.refresh()
+        self.warnings = list(self.objects.warnings)
+        self.refresh_index()
+
+    def refresh_index(self) -> None:
+        """Take in new index objects; drop what only vanished or replaced ones listed."""
+        listed = {info.name for info in self.store.list(Kind.INDEX)}
+        for object_id in sorted(listed - self.index.known_objects()):
+            try:
+                content = self.read_index_object(object_id)
+            except ObjectNotFound:
+                listed.discard(object_id)
+                continue
+            except (DataError, WrongKey) as exc:
+                self.warnings.append(str(exc))
+                listed.discard(object_id)
+                continue
+            self.index.add_object(object_id, content)
+        self.index.retain_objects(listed)
+
+    def read_index_object(self, object_id: ObjectId) -> IndexObject:
+        """Fetch and verify one index object.
+
+        Raises:
+            SignatureInvalid: not by an enrolled writer; or it marks or replaces
+                without being the admin's.
+            ObjectNotFound, ObjectCorrupt, FormatUnsupported, WrongKey.
+        """
+        what = f"index/{object_id.hex()[:16]}"
+        opened = open_body(self.keys, self.store.get(Kind.INDEX, object_id), (Role.INDEX,), what)
+        content = decode_index(opened.body, what)
+        admin_key = self.config.admin_public_key
+        if content.writer_id == writer_id_of(admin_key):
+            verify_body(opened, self.config.archive_id, admin_key)
+            return content
+        if content.marked or content.replaces:
+            raise SignatureInvalid(
+                f"{what}: marks packs or replaces index objects, which only the admin key may do; "
+                "it does not count"
+            )
+        writer = self.objects.writers().get(content.writer_id)
+        if writer is None:
+            raise SignatureInvalid(
+                f"{what}: its writer {short_hex(content.writer_id)} is not enrolled in this archive"
+            )
+        verify_body(opened, self.config.archive_id, writer.public_key)
+        return content
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return the snapshots as last refreshed, oldest first."""
+        return self.objects.snapshots()
+
+    # --- reading --------------------------------------------------------------
+
+    def load_chunk(self, chunk_id: bytes) -> bytes:
+        """Return a verified chunk (ChunkMissing, ChunkCorrupt, StoreUnavailable)."""
+        return self.blocks.load_chunk(chunk_id)
+
+    def load_tree_node(self, tree_id: TreeId) -> TreeNode:
+        """Return one decoded node of a folder; recent ones are kept.
+
+        Raises as :meth:`load_chunk`, and ObjectCorrupt when the node is malformed.
+        """
+        with self._nodes_lock:
+            node = self._nodes.get(tree_id)
+            if node is not None:
+                self._nodes.move_to_end(tree_id)
+                return node
+        data = self.load_chunk(tree_id)
+        # Only what is a tree node by its id may pass as one: the role is in the id.
+        self._check_id(self.keys.tree_id(data), tree_id, "tree")
+        node = decode_tree_node(data, f"tree {short_hex(tree_id)}")
+        with self._nodes_lock:
+            self._nodes[tree_id] = node
+            if len(self._nodes) > NODES_KEPT:
+                self._nodes.popitem(last=False)
+        return node
+
+    def load_span_node(self, node_id: SpanNodeId) -> SpanNode:
+        """Return one decoded node of a span tree; raises as :meth:`load_tree_node`."""
+        data = self.load_chunk(node_id)
+        self._check_id(self.keys.span_node_id(data), node_id, "span node")
+        return decode_span_node(data, f"span node {short_hex(node_id)}")
+
+    def _check_id(self, found: bytes, expected: bytes, what: str) -> None:
+        if found != expected:
+            raise DataError(f"{what} {short_hex(expected)}: stored as something else; do not trust")
+
+    def iter_entries(self, tree_id: TreeId) -> Iterator[Entry]:
+        """Yield a folder's entries by name."""
+        return iter_entries(tree_id, self.load_tree_node)
+
+    def find_entry(self, tree_id: TreeId, name: bytes) -> Entry | None:
+        """Return the entry called *name* in a folder, or None."""
+        return find_entry(tree_id, name, self.load_tree_node)
+
+    def iter_spans(self, entry: Entry) -> Iterator[Span]:
+        """Yield a file's spans; nothing for inline content or no file."""
+        if entry.span_root is not None:
+            return iter_spans(entry.span_root, self.load_span_node)
+        return iter(entry.spans or ())

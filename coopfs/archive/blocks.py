@@ -1,0 +1,256 @@
+"""Blocks on their way out: fetched once, opened, decompressed, every id verified.
+
+Owns the memory cache of decoded blocks and the sharing of fetches between
+threads.  Nothing unverified leaves: a chunk whose id does not match is named in
+:attr:`Block.bad` and never handed out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final
+
+from coopfs.archive.cache import BlockCache
+from coopfs.archive.index import BlockInfo, Index, PackInfo
+from coopfs.errors import ChunkCorrupt, CoopfsError, DataError, ObjectNotFound
+from coopfs.format.codec import decompress
+from coopfs.format.keys import ArchiveKeys
+from coopfs.format.sealing import Opener, Section
+from coopfs.ids import short_hex
+from coopfs.store.base import Kind, Store
+
+MEMORY_LEN: Final = 64 << 20  # bytes of decoded blocks kept by default
+OPENERS_KEPT: Final = 256
+RUN_LEN_MAX: Final = 16 << 20  # bytes one coalesced range request may ask for
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A decoded block; its chunks lie back to back in *data*."""
+
+    data: bytes
+    bad: frozenset[int]  # offsets of chunks whose id does not match
+
+
+class BlockReader:
+    """Reads blocks through memory, disk cache and store; thread-safe."""
+
+    def __init__(
+        self,
+        index: Index,
+        keys: ArchiveKeys,
+        store: Store,
+        cache: BlockCache | None,
+        memory_len: int = MEMORY_LEN,
+    ) -> None:
+        """*cache* is None for a local store, which is its own cache."""
+        self._index = index
+        self._keys = keys
+        self._store = store
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._memory: OrderedDict[int, Block] = OrderedDict()
+        self._memory_len = 0
+        self._memory_max = memory_len
+        self._fetching: dict[int, Future[Block]] = {}
+        self._openers: OrderedDict[int, Opener] = OrderedDict()
+
+    # --- what callers use -----------------------------------------------------
+
+    def peek(self, block_no: int) -> Block | None:
+        """Return the block if it is in memory; never blocks, so an event loop may ask."""
+        with self._lock:
+            block = self._memory.get(block_no)
+            if block is not None:
+                self._memory.move_to_end(block_no)
+            return block
+
+    def is_cached(self, block_no: int) -> bool:
+        """Tell whether the block can be had without the partner."""
+        if self._cache is None or self.peek(block_no) is not None:
+            return True
+        block = self._index.block(block_no)
+        pack = self._index.pack(block.pack_no)
+        return self._cache.has(pack.pack_id, block.ordinal, is_meta=pack.is_meta)
+
+    def load(self, block_no: int) -> Block:
+        """Return a decoded block; concurrent callers share one fetch.
+
+        Raises:
+            ObjectCorrupt: the block does not open.
+            ObjectNotFound: its pack is gone.
+            StoreUnavailable: the partner cannot be reached.
+        """
+        return self.load_run((block_no,))[0]
+
+    def load_run(self, block_nos: Sequence[int]) -> list[Block]:
+        """Return several blocks; neighbours of a pack come with one range request.
+
+        Raises as :meth:`load`, for the first block that fails.
+        """
+        claimed: list[int] = []
+        waiting: dict[int, Future[Block]] = {}
+        found: dict[int, Block] = {}
+        with self._lock:
+            for block_no in block_nos:
+                block = self._memory.get(block_no)
+                if block is not None:
+                    self._memory.move_to_end(block_no)
+                    found[block_no] = block
+                elif block_no in self._fetching:
+                    waiting[block_no] = self._fetching[block_no]
+                else:
+                    self._fetching[block_no] = Future()
+                    claimed.append(block_no)
+        self._fetch_claimed(claimed, found)
+        for block_no, future in waiting.items():
+            found[block_no] = future.result()
+        return [found[block_no] for block_no in block_nos]
+
+    def load_chunk(self, chunk_id: bytes) -> bytes:
+        """Return a chunk from the first location that has it whole.
+
+        Raises:
+            ChunkMissing: the index has no location.
+            ChunkCorrupt: all locations are damaged; names the last failure.
+            StoreUnavailable: the partner cannot be reached.
+        """
+        failure: CoopfsError | None = None
+        for location in self._index.locate(chunk_id):
+            try:
+                block = self.load(location.block_no)
+            except (DataError, ObjectNotFound) as exc:
+                failure = exc
+                continue
+            if location.offset not in block.bad:
+                return block.data[location.offset : location.offset + location.length]
+            pack = self._index.pack(self._index.block(location.block_no).pack_no)
+            failure = ChunkCorrupt(
+                f"pack {short_hex(pack.pack_id)}: its writer {short_hex(pack.writer_id)} stored "
+                "other content under this id"
+            )
+        raise ChunkCorrupt(
+            f"chunk {short_hex(chunk_id)}: {failure}; "
+            'run "coopfs check --read-data" to see which files are hurt'
+        ) from failure
+
+    def forget_memory(self) -> None:
+        """Drop all decoded blocks."""
+        with self._lock:
+            self._memory.clear()
+            self._memory_len = 0
+
+    # --- fetching -------------------------------------------------------------
+
+    def _fetch_claimed(self, claimed: list[int], found: dict[int, Block]) -> None:
+        """Fetch what this thread has claimed; every claim ends with a result or an error."""
+        try:
+            for run in self._runs(claimed):
+                pack = self._index.pack(run[0].pack_no)
+                pieces, is_from_cache = self._fetch(run, pack)
+                for info, sealed in zip(run, pieces, strict=True):
+                    block = self._open(info, pack, sealed, is_from_cache=is_from_cache)
+                    found[info.block_no] = block
+                    self._remember(info.block_no, block)
+        except BaseException as exc:
+            with self._lock:
+                futures = [self._fetching.pop(block_no, None) for block_no in claimed]
+            for future in futures:
+                if future is not None:
+                    future.set_exception(exc)
+            raise
+
+    def _remember(self, block_no: int, block: Block) -> None:
+        with self._lock:
+            self._memory[block_no] = block
+            self._memory_len += len(block.data)
+            while self._memory_len > self._memory_max and len(self._memory) > 1:
+                _, dropped = self._memory.popitem(last=False)
+                self._memory_len -= len(dropped.data)
+            future = self._fetching.pop(block_no)
+        future.set_result(block)
+
+    def _runs(self, block_nos: list[int]) -> list[list[BlockInfo]]:
+        """Group blocks that lie side by side in a pack and fit one request."""
+        runs: list[list[BlockInfo]] = []
+        run_len = 0
+        for info in map(self._index.block, block_nos):
+            last = runs[-1][-1] if runs else None
+            if (
+                last is not None
+                and last.pack_no == info.pack_no
+                and last.ordinal + 1 == info.ordinal
+                and run_len + info.sealed_len <= RUN_LEN_MAX
+            ):
+                runs[-1].append(info)
+                run_len += info.sealed_len
+            else:
+                runs.append([info])
+                run_len = info.sealed_len
+        return runs
+
+    def _fetch(self, run: list[BlockInfo], pack: PackInfo) -> tuple[list[bytes | memoryview], bool]:
+        """Return the sealed blocks of *run* and whether they came from the disk cache."""
+        if self._cache is not None:
+            cached: list[bytes | memoryview] = []
+            for info in run:
+                sealed = self._cache.get(pack.pack_id, info.ordinal, is_meta=pack.is_meta)
+                if sealed is None:
+                    break
+                cached.append(sealed)
+            else:
+                return cached, True
+        start = run[0].offset
+        length = sum(info.sealed_len for info in run)
+        data = self._store.get(Kind.DATA, pack.pack_id, start, length)
+        if len(run) == 1:
+            return [data], False
+        view = memoryview(data)
+        return [view[i.offset - start : i.offset - start + i.sealed_len] for i in run], False
+
+    def _open(
+        self, info: BlockInfo, pack: PackInfo, sealed: bytes | memoryview, *, is_from_cache: bool
+    ) -> Block:
+        try:
+            data = self._decode(info, pack, sealed)
+        except DataError:
+            if not is_from_cache:
+                raise
+            # The cached copy is damaged: ask the store once.
+            is_from_cache = False
+            sealed = self._store.get(Kind.DATA, pack.pack_id, info.offset, info.sealed_len)
+            data = self._decode(info, pack, sealed)
+        if self._cache is not None and not is_from_cache:
+            self._cache.put(pack.pack_id, info.ordinal, bytes(sealed), is_meta=pack.is_meta)
+        return Block(data, self._bad_chunks(info, pack, data))
+
+    def _decode(self, info: BlockInfo, pack: PackInfo, sealed: bytes | memoryview) -> bytes:
+        opener = self._openers.get(info.pack_no)
+        if opener is None:
+            what = f"pack {pack.pack_id.hex()}"
+            opener = Opener(self._keys, pack.header, what)
+            with self._lock:
+                self._openers[info.pack_no] = opener
+                if len(self._openers) > OPENERS_KEPT:
+                    self._openers.popitem(last=False)
+        stored = opener.open(Section.BLOCK, info.ordinal, sealed)
+        return decompress(info.codec, stored, info.plain_len, opener.what)
+
+    def _bad_chunks(self, info: BlockInfo, pack: PackInfo, data: bytes) -> frozenset[int]:
+        keys = self._keys
+        view = memoryview(data)
+        offsets = info.chunk_offsets
+        bad = []
+        for place, chunk_id in enumerate(info.chunk_ids):
+            chunk = view[offsets[place] : offsets[place + 1]]
+            if pack.is_meta:
+                plain = bytes(chunk)
+                if chunk_id not in (keys.tree_id(plain), keys.span_node_id(plain)):
+                    bad.append(offsets[place])
+            elif keys.chunk_id(chunk) != chunk_id:
+                bad.append(offsets[place])
+        return frozenset(bad)

@@ -1,0 +1,285 @@
+"""The snapshots of an archive and the records about them, verified once.
+
+Owns what a listing of ``snapshots/`` means: who is enrolled, which snapshots
+count, and whether the store shows less than it has shown before.  An object
+that is not signed by the right key does not count and is reported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from coopfs.archive.heads import Head, Heads
+from coopfs.archive.state import State
+from coopfs.errors import (
+    CoopfsError,
+    DataError,
+    ObjectNotFound,
+    Rollback,
+    SignatureInvalid,
+    WrongKey,
+)
+from coopfs.format.body import OpenedBody, open_body, verify_body
+from coopfs.format.config import ArchiveConfig
+from coopfs.format.keys import ArchiveKeys, Role
+from coopfs.format.records import (
+    Amendment,
+    Enrolment,
+    decode_amendment,
+    decode_enrolment,
+    decode_forget,
+)
+from coopfs.format.snapshot import SnapshotFacts, decode_snapshot
+from coopfs.ids import ObjectId, SnapshotId, WriterId, short_hex
+from coopfs.store.base import Kind, Store
+
+ROLES: Final = (Role.SNAPSHOT, Role.CONFIG, Role.ENROLMENT, Role.AMENDMENT, Role.FORGET)
+_BY_ADMIN: Final = frozenset((Role.CONFIG, Role.ENROLMENT, Role.FORGET))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot whose signature is an enrolled writer's."""
+
+    snapshot_id: SnapshotId
+    facts: SnapshotFacts
+
+
+class SnapshotObjects:
+    """What lies under ``snapshots/``, as last refreshed."""
+
+    def __init__(
+        self, state: State, heads: Heads, keys: ArchiveKeys, config: ArchiveConfig, store: Store
+    ) -> None:
+        """Nothing is read before :meth:`refresh` or a look-up."""
+        self._state = state
+        self._heads = heads
+        self._keys = keys
+        self._config = config
+        self._store = store
+        self._snapshots: list[Snapshot] | None = None
+        self._writers: dict[WriterId, Enrolment] | None = None
+        self.warnings: list[str] = []
+
+    # --- looking up -----------------------------------------------------------
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return the snapshots that count, by time, host, series and number."""
+        if self._snapshots is None:
+            found = [
+                Snapshot(SnapshotId(object_id), decode_snapshot(body, _label(object_id)))
+                for object_id, body in self._bodies(Role.SNAPSHOT)
+            ]
+            found.sort(key=_order)
+            self._snapshots = found
+        return self._snapshots
+
+    def writers(self) -> dict[WriterId, Enrolment]:
+        """Return the enrolled writers by id."""
+        if self._writers is None:
+            records = [
+                decode_enrolment(body, _label(object_id))
+                for object_id, body in self._bodies(Role.ENROLMENT)
+            ]
+            self._writers = {record.writer_id: record for record in records}
+        return self._writers
+
+    def amendments(self) -> list[Amendment]:
+        """Return the amendment records, oldest first."""
+        found = [
+            decode_amendment(body, _label(name)) for name, body in self._bodies(Role.AMENDMENT)
+        ]
+        return sorted(found, key=lambda record: record.time_ns)
+
+    def forgotten(self) -> set[SnapshotId]:
+        """Return the snapshots that valid forget records let go."""
+        return {
+            snapshot_id
+            for name, body in self._bodies(Role.FORGET)
+            for snapshot_id in decode_forget(body, _label(name)).snapshot_ids
+        }
+
+    def _bodies(self, role: Role) -> list[tuple[bytes, bytes]]:
+        return self._state.connection.execute(
+            "SELECT object_id, body FROM snapshot_objects WHERE role = ? AND body IS NOT NULL",
+            (int(role),),
+        ).fetchall()
+
+    # --- refreshing -----------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Read what is new under ``snapshots/`` and compare with the heads.
+
+        Raises:
+            Rollback: the store shows less than before.
+            WrongKey: nothing there can be opened with this key.
+            StoreUnavailable: the partner cannot be reached.
+        """
+        listed = self._listed()
+        if any(head.snapshot_id not in listed for head in self._heads.all()):
+            listed = self._listed()  # an object may be gone between listing and reading: again
+        known = {
+            ObjectId(row[0])
+            for row in self._state.connection.execute("SELECT object_id FROM snapshot_objects")
+        }
+        new = [object_id for object_id in listed if object_id not in known]
+        opened = self._open_new(new)
+        self._take_in(opened)
+        self._drop(known - listed)
+        self._snapshots = None
+        self._writers = None
+        self.warnings = self._problems()
+        self._check_heads(listed)
+
+    def _listed(self) -> set[ObjectId]:
+        return {info.name for info in self._store.list(Kind.SNAPSHOTS)}
+
+    def _open_new(self, names: list[ObjectId]) -> dict[ObjectId, OpenedBody | CoopfsError]:
+        opened: dict[ObjectId, OpenedBody | CoopfsError] = {}
+        for object_id in names:
+            try:
+                data = self._store.get(Kind.SNAPSHOTS, object_id)
+                opened[object_id] = open_body(self._keys, data, ROLES, _label(object_id))
+            except ObjectNotFound:
+                continue
+            except (DataError, WrongKey) as exc:
+                opened[object_id] = exc
+        return opened
+
+    def _take_in(self, opened: dict[ObjectId, OpenedBody | CoopfsError]) -> None:
+        # Enrolments first: the rest is verified with what they say.
+        rows: list[tuple[bytes, int, bytes | None, str | None]] = []
+        for object_id, item in opened.items():
+            if isinstance(item, OpenedBody) and item.role in _BY_ADMIN:
+                rows.append(self._verified(object_id, item, self._config.admin_public_key))
+        self._insert(rows)
+        self._writers = None
+        rows = []
+        for object_id, item in opened.items():
+            if isinstance(item, CoopfsError):
+                # Not kept: damage may be mended, a newer format read by a newer coopfs.
+                rows.append((object_id, 0, None, str(item)))
+            elif item.role not in _BY_ADMIN:
+                rows.append(self._verified(object_id, item, None))
+        self._insert(rows)
+
+    def _insert(self, rows: list[tuple[bytes, int, bytes | None, str | None]]) -> None:
+        if rows:
+            with self._state.transaction() as connection:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO snapshot_objects VALUES (?, ?, ?, ?)", rows
+                )
+
+    def _verified(
+        self, object_id: ObjectId, opened: OpenedBody, public_key: bytes | None
+    ) -> tuple[bytes, int, bytes | None, str | None]:
+        try:
+            if public_key is None:
+                public_key = self._public_key_for(opened)
+            verify_body(opened, self._config.archive_id, public_key)
+            if opened.role is Role.ENROLMENT:
+                decode_enrolment(opened.body, opened.what)
+        except DataError as exc:
+            return object_id, int(opened.role), None, str(exc)
+        return object_id, int(opened.role), opened.body, None
+
+    def _public_key_for(self, opened: OpenedBody) -> bytes:
+        if opened.role is Role.SNAPSHOT:
+            facts = decode_snapshot(opened.body, opened.what)
+            writer_id, host = facts.writer_id, facts.host
+        else:
+            writer_id, host = decode_amendment(opened.body, opened.what).writer_id, ""
+        writer = self.writers().get(writer_id)
+        if writer is None:
+            raise SignatureInvalid(
+                f"{opened.what}: its writer {short_hex(writer_id)} is not enrolled in this archive"
+            )
+        if host and host != writer.host:
+            raise SignatureInvalid(
+                f"{opened.what}: says it is of host {host}, but its writer "
+                f"{short_hex(writer_id)} is enrolled for host {writer.host}; it does not count"
+            )
+        return writer.public_key
+
+    def _drop(self, gone: set[ObjectId]) -> None:
+        if gone:
+            with self._state.transaction() as connection:
+                connection.executemany(
+                    "DELETE FROM snapshot_objects WHERE object_id = ?", [(name,) for name in gone]
+                )
+
+    def _problems(self) -> list[str]:
+        """What could not be used; read again at the next refresh."""
+        rows = self._state.connection.execute(
+            "SELECT object_id, problem FROM snapshot_objects WHERE body IS NULL ORDER BY object_id"
+        ).fetchall()
+        self._drop({ObjectId(object_id) for object_id, _ in rows})
+        return [problem for _, problem in rows]
+
+    # --- rollback and omission ------------------------------------------------
+
+    def _check_heads(self, listed: set[ObjectId]) -> None:
+        heads = self._heads.all()
+        forgotten: set[SnapshotId] | None = None
+        for head in heads:
+            if head.snapshot_id in listed:
+                continue
+            if forgotten is None:
+                forgotten = self.forgotten()
+            if head.snapshot_id not in forgotten:
+                raise Rollback(
+                    f"the store no longer shows snapshot {short_hex(head.snapshot_id)}, number "
+                    f"{head.number} of {head.host}/{head.series}, which this machine has seen: "
+                    "it was put back to an older copy, or something is withheld; "
+                    "ask the partner before anything else"
+                )
+        self._heads.update(self._newest_heads())
+
+    def _newest_heads(self) -> list[Head]:
+        by_id = {snapshot.snapshot_id: snapshot for snapshot in self.snapshots()}
+        newest: dict[tuple[str, str], Snapshot] = {}
+        for snapshot in self.snapshots():
+            facts = snapshot.facts
+            best = newest.get((facts.host, facts.series))
+            if best is None or facts.number > best.facts.number:
+                newest[facts.host, facts.series] = snapshot
+        adopted = []
+        for (host, series), snapshot in newest.items():
+            known = self._heads.get(host, series)
+            if known is not None and (
+                snapshot.facts.number <= known.number
+                or not _reaches(snapshot, known.snapshot_id, by_id)
+            ):
+                if snapshot.facts.number > known.number:
+                    self.warnings.append(
+                        f"snapshot {short_hex(snapshot.snapshot_id)} of {host}/{series} does not "
+                        f"continue number {known.number}, the newest known here; was that "
+                        "host's state lost, or are there two hosts of this name?"
+                    )
+                continue
+            adopted.append(Head(host, series, snapshot.facts.number, snapshot.snapshot_id))
+        return adopted
+
+
+def _reaches(snapshot: Snapshot, known: SnapshotId, by_id: dict[SnapshotId, Snapshot]) -> bool:
+    """Tell whether the chain of *snapshot* leads back to *known*."""
+    pending = [snapshot]
+    seen: set[SnapshotId] = set()
+    while pending:
+        for snapshot_id in pending.pop().facts.previous:
+            if snapshot_id == known:
+                return True
+            if snapshot_id in by_id and snapshot_id not in seen:
+                seen.add(snapshot_id)
+                pending.append(by_id[snapshot_id])
+    return False
+
+
+def _order(snapshot: Snapshot) -> tuple[int, str, str, int]:
+    facts = snapshot.facts
+    return facts.time_ns, facts.host, facts.series, facts.number
+
+
+def _label(object_id: bytes) -> str:
+    return f"snapshots/{object_id.hex()[:16]}"

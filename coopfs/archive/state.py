@@ -1,0 +1,170 @@
+"""The local state of one archive: an SQLite file that can be dropped and rebuilt.
+
+Owns the schema, its version and the connections.  Everything in it is copied or
+derived from the store and the local files; what must survive (the heads of the
+series) lies in :mod:`coopfs.archive.heads`.  Only bytes whose tags and
+signatures were verified get in.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from coopfs.errors import CoopfsError, StateBusy
+
+SCHEMA_VERSION: Final = 1
+FILE_NAME: Final = "index.db"
+BUSY_TIMEOUT_S: Final = 60  # a mount and a snapshot may write at once; each holds it shortly
+MMAP_LEN: Final = 1 << 30  # bytes of the file SQLite may map; saves a copy a page read
+
+_SCHEMA: Final = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+-- Objects under index/: which are known, which they replace.
+CREATE TABLE index_objects (
+    object_no INTEGER PRIMARY KEY, object_id BLOB NOT NULL UNIQUE,
+    writer_id BLOB NOT NULL, replaces BLOB NOT NULL, marked BLOB NOT NULL);
+CREATE TABLE packs (
+    pack_no INTEGER PRIMARY KEY, pack_id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
+    header BLOB NOT NULL, writer_id BLOB NOT NULL, audit_answers BLOB NOT NULL);
+CREATE TABLE pack_listings (
+    pack_no INTEGER NOT NULL, object_no INTEGER NOT NULL,
+    PRIMARY KEY (pack_no, object_no)) WITHOUT ROWID;
+-- Packs nothing may rely on any more: marked by a prune, or found damaged or gone.
+CREATE TABLE lost_packs (pack_id BLOB PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+-- chunks: the ids, 32 bytes each, then the lengths, 4 bytes little-endian each.
+CREATE TABLE blocks (
+    block_no INTEGER PRIMARY KEY, pack_no INTEGER NOT NULL, ordinal INTEGER NOT NULL,
+    offset INTEGER NOT NULL, sealed_len INTEGER NOT NULL, plain_len INTEGER NOT NULL,
+    codec INTEGER NOT NULL, chunks BLOB NOT NULL);
+CREATE INDEX blocks_by_pack ON blocks (pack_no, ordinal);
+-- prefix: the first 16 bytes of the id; the whole one is checked in the block's row.
+CREATE TABLE chunks (
+    prefix BLOB NOT NULL, block_no INTEGER NOT NULL,
+    PRIMARY KEY (prefix, block_no)) WITHOUT ROWID;
+-- Objects under snapshots/: role and verified body; NULL body: could not be used.
+CREATE TABLE snapshot_objects (
+    object_id BLOB PRIMARY KEY, role INTEGER NOT NULL, body BLOB, problem TEXT) WITHOUT ROWID;
+-- What a source folder looked like when tree was made of it: see coopfs.ops.witness.
+CREATE TABLE witnesses (
+    series TEXT NOT NULL, path BLOB NOT NULL, names BLOB NOT NULL, tree BLOB NOT NULL,
+    totals BLOB NOT NULL, read_ns INTEGER NOT NULL,
+    PRIMARY KEY (series, path)) WITHOUT ROWID;
+-- base: the snapshot (or, in an unfinished run, empty) that keeps the witnesses' trees alive.
+CREATE TABLE witness_bases (
+    series TEXT PRIMARY KEY, base BLOB NOT NULL, generation INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class State:
+    """Opens the state file; one connection a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or make the state in *folder*; one of another version is made anew.
+
+        Raises:
+            CoopfsError: it cannot be opened or written.
+        """
+        self._path = folder / FILE_NAME
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        with translated(self._path):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not self._is_current():
+                for suffix in ("", "-wal", "-shm"):
+                    Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+                self._make()
+
+    def _is_current(self) -> bool:
+        if not self._path.exists():
+            return False
+        try:
+            (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.DatabaseError:
+            version = -1  # damaged: it can be rebuilt from the store
+        if version != SCHEMA_VERSION:
+            self.close()
+        return bool(version == SCHEMA_VERSION)
+
+    def _make(self) -> None:
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version != SCHEMA_VERSION:  # else another process was quicker
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION:d}")
+        connection.execute("COMMIT")
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection, in autocommit mode."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(
+                self._path,
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=64,
+            )
+            # NORMAL: a power cut may lose the last transactions, never the file; all
+            # of it can be read again from the store.
+            for pragma in ("journal_mode = WAL", "synchronous = NORMAL", f"mmap_size = {MMAP_LEN}"):
+                connection.execute(f"PRAGMA {pragma}")
+            self._local.connection = connection
+            with self._lock:
+                self._connections.append(connection)
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run a write transaction on this thread's connection; rolled back on any error.
+
+        Raises:
+            StateBusy: another process holds the file for longer than a minute.
+        """
+        with translated(self._path):
+            connection = self.connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def fact(self, name: str) -> int:
+        """Return the number kept under *name*; 0 when there is none."""
+        row = self.connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def close(self) -> None:
+        """Close every thread's connection."""
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+        self._local = threading.local()
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's and the system's errors about the state file into ours."""
+    try:
+        yield
+    except sqlite3.OperationalError as exc:
+        if "locked" in str(exc) or "busy" in str(exc):
+            raise StateBusy(f"{path}: in use by another coopfs for too long; try again") from exc
+        raise CoopfsError(f"{path}: {exc}; is the disk full or the folder read-only?") from exc
+    except sqlite3.DatabaseError as exc:
+        raise CoopfsError(
+            f"{path}: damaged ({exc}); remove it, it is rebuilt from the store"
+        ) from exc
+    except OSError as exc:
+        raise CoopfsError(f"{path}: {exc.strerror or exc}") from exc
