@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -238,6 +239,18 @@ def test_a_gate_holds_requests_until_it_opens(store: FaultyStore) -> None:
     store.gate.set()
     reader.join(30)
     assert got == [b"behind the gate"]
+
+
+def test_every_request_takes_as_much_longer_as_told(
+    store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    name = put_new(store, b"at once")
+    store.delay_s = 0.03
+    store.get(Kind.DATA, name)
+    list(store.list(Kind.DATA))
+    assert slept == [0.03, 0.03]
 
 
 def test_it_can_pass_for_a_remote_store(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -34,7 +33,7 @@ def write_new(path: str, pieces: Iterable[memoryview]) -> bool:
     folder = os.path.dirname(path)
     # In the target folder: another one might be another file system, and stock
     # rest-servers stumble over a file directly in data/ when they list.
-    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}")
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(8).hex()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
     try:
         try:
