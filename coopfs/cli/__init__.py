@@ -1,0 +1,1 @@
+"""The command: parses, opens, calls one function, renders what it returned."""

@@ -1,0 +1,131 @@
+"""What every command has at hand: folders, the archive, and how to talk.
+
+Made by ``main``, filled by the global options, passed with ``@click.pass_obj``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # imported when first used: `coopfs --help` needs none of it
+    from coopfs.archive.archive import Archive
+    from coopfs.archive.dirs import Dirs
+    from coopfs.archive.keyring import KeyRing
+    from coopfs.archive.settings import ArchiveSettings
+    from coopfs.cli.passphrase import Passphrases
+    from coopfs.cli.progress import ProgressReport
+
+
+@dataclass(eq=False)
+class Context:
+    """The global options and what follows from them."""
+
+    archive_name: str | None = field(default_factory=lambda: os.environ.get("COOPFS_ARCHIVE"))
+    json: bool = False  # machine-readable: JSON lines on stdout, nothing else there
+    quiet: bool = False  # errors and warnings only
+    verbosity: int = 0
+    passphrase_file: Path | None = None
+    _progress: ProgressReport | None = None
+
+    @cached_property
+    def dirs(self) -> Dirs:
+        """Where config, state and cache are."""
+        from coopfs.archive.dirs import Dirs
+
+        return Dirs.from_environment()
+
+    @cached_property
+    def passphrases(self) -> Passphrases:
+        """Where the passphrase comes from; asked once."""
+        from coopfs.cli.passphrase import Passphrases
+
+        return Passphrases(self.passphrase_file)
+
+    def load_settings(self) -> ArchiveSettings:
+        """Read the settings of the chosen archive (NoArchive, ConfigError, UsageError)."""
+        from coopfs.archive.settings import load_settings
+
+        return load_settings(self.dirs, self.archive_name or None)
+
+    def load_keyring(self, settings: ArchiveSettings) -> KeyRing:
+        """Read this host's keys, with the passphrase if need be (WrongKey, ConfigError)."""
+        from coopfs.archive.keyring import load_keyring
+
+        return load_keyring(self.dirs, settings, self.passphrases)
+
+    def open_archive(self, *, refresh: bool = True, memory_len: int | None = None) -> Archive:
+        """Open the chosen archive; with *refresh* also take in what is new in the store.
+
+        *memory_len* bounds the decoded blocks kept in memory, in bytes.  What the
+        refresh found and did not stop for is shown as warnings.
+
+        Raises:
+            NoArchive, WrongKey, NotAStore, StoreError, DataError: see ``Archive.open``.
+        """
+        from coopfs.archive.archive import Archive
+        from coopfs.store.open import open_store
+
+        settings = self.load_settings()
+        ring = self.load_keyring(settings)
+        limits = {} if memory_len is None else {"memory_len": memory_len}
+        store = open_store(settings.store)
+        try:
+            archive = Archive.open(self.dirs, settings, ring, store, **limits)
+        except BaseException:
+            store.close()
+            raise
+        try:
+            if refresh:
+                archive.refresh()
+                for warning in archive.warnings:
+                    self.warn(warning)
+        except BaseException:
+            archive.close()
+            raise
+        return archive
+
+    # --- talking ----------------------------------------------------------------
+
+    def echo(self, text: str = "") -> None:
+        """Print what the command is for, a line on stdout; nothing with --json or -q."""
+        if not self.json and not self.quiet:
+            self._print(text, sys.stdout)
+
+    def info(self, text: str) -> None:
+        """Print a remark on stderr, with -v only."""
+        if self.verbosity and not self.quiet:
+            self._print(text, sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """Print a warning on stderr, always."""
+        self._print(f"coopfs: warning: {text}", sys.stderr)
+
+    def emit_json(self, value: dict[str, Any]) -> None:
+        """Print *value* as one JSON line on stdout, whole and at once."""
+        import json
+
+        sys.stdout.write(json.dumps(value) + "\n")
+        sys.stdout.flush()
+
+    def _print(self, text: str, stream: Any) -> None:
+        if self._progress is not None and self._progress.print_above(text, stream):
+            return
+        stream.write(text + "\n")
+        stream.flush()
+
+    def progress(self, verb: str) -> ProgressReport:
+        """Return the progress display that suits where the output goes.
+
+        A bar on a terminal; elsewhere nothing, or with -v a line now and then; JSON
+        lines with --json; nothing with -q.  *verb* says what is going on ("reading").
+        Use it as a context manager, or close it.
+        """
+        from coopfs.cli.progress import make_progress
+
+        self._progress = make_progress(self, verb)
+        return self._progress
