@@ -220,7 +220,8 @@ class Coopfs(Tool):
         return settings
 
     def _init_command(self, archive: Archive) -> list[str]:
-        return [self.command, "init", str(archive.store)]
+        unwrapped = [] if archive.with_passphrase else ["--no-passphrase"]
+        return [self.command, "init", str(archive.store), *unwrapped]
 
     def _snapshot_command(self, archive: Archive, paths: Sequence[Path]) -> list[str]:
         return [self.command, "snapshot", *map(str, paths)]
