@@ -119,6 +119,15 @@ class ObjectCorrupt(DataError):
     """An object is truncated, altered or malformed."""
 
 
+class ObjectKeyMismatch(ObjectCorrupt, WrongKey):
+    """An object does not open with the archive's key: another archive's, or a damaged header.
+
+    Both, as one cannot be told from the other: readers that go on past damage go on.
+    """
+
+    errno = errno.EIO
+
+
 class SignatureInvalid(DataError):
     """A signature is missing, wrong, or by a writer who is not enrolled."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,7 +69,9 @@ def seal_body(
     body: bytes,
     random: bytes,
 ) -> SealedBody:
-    """Sign, compress, pad and seal *body*; *random* is 32 fresh bytes."""
+    """Sign, compress, pad and seal *body* (256 MiB at most); *random* is 32 fresh bytes."""
+    if len(body) > MAX_BODY_LEN:
+        raise ValueError(f"a body of {len(body)} bytes could not be read again; write several")
     signature = signer.sign(SIGN_BODY, _signed_message(role, archive_id, body))
     codec, stored = Compressor().compress(body) if len(body) >= COMPRESS_MIN else (0, body)
     inner = signature + _FRAME.pack(codec, len(body), len(stored)) + stored
@@ -80,11 +82,13 @@ def seal_body(
     return SealedBody(ObjectId(hashlib.sha256(data).digest()), data)
 
 
-def open_body(keys: ArchiveKeys, data: bytes, roles: Iterable[Role], what: str) -> OpenedBody:
+def open_body(keys: ArchiveKeys, data: bytes, roles: Collection[Role], what: str) -> OpenedBody:
     """Open an object of one of *roles*.
 
     Raises:
-        ObjectCorrupt, FormatUnsupported, WrongKey: as named by the message.
+        ObjectCorrupt: damaged, or of another role.
+        ObjectKeyMismatch: not sealed with this key.
+        FormatUnsupported: written by a newer coopfs.
     """
     header = decode_header(data, what, roles)
     inner = Opener(keys, header, what).open(Section.BODY, 0, data[HEADER_LEN:])

@@ -17,6 +17,11 @@ SAMPLE_LEN: Final = 16 << 10  # bytes tried first
 SAMPLE_MIN: Final = 128 << 10  # shorter inputs are just compressed
 SAMPLES: Final = 3  # spread over the input
 MIN_GAIN: Final = 0.97  # stored raw unless at least 3 % smaller
+WINDOW_LOG_MAX: Final = 25  # 32 MiB, a block's most; level 3 asks for 2 MiB
+_FRAME_MAGIC: Final = b"\x28\xb5\x2f\xfd"  # RFC 8878, section 3.1.1
+_SINGLE_SEGMENT: Final = 0x20  # in byte 4: no window descriptor follows
+# A frame of one segment has its content as window: 256 MiB, a body's most.
+_OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 28}
 
 
 class Codec(IntEnum):
@@ -57,10 +62,10 @@ class Compressor:
 
 
 def decompress(codec: int, stored: bytes, plain_len: int, what: str) -> bytes:
-    """Return the *plain_len* bytes that *stored* stands for.
+    """Return the *plain_len* bytes that *stored* stands for; the caller has bounded them.
 
-    Never allocates more than *plain_len*: the frame must be one, end where
-    *stored* ends, and hold exactly that many bytes.
+    Never allocates more than about *plain_len*: *stored* must be one whole zstd frame
+    whose header says that it holds exactly that many bytes.
 
     Raises:
         ObjectCorrupt: any of that does not hold.
@@ -73,16 +78,29 @@ def decompress(codec: int, stored: bytes, plain_len: int, what: str) -> bytes:
     if codec != Codec.ZSTD:
         raise FormatUnsupported(f"{what}: unknown codec {codec}; update coopfs")
     try:
-        # A frame that asks for a window beyond its content is a bomb; 2^27 is zstd's own cap.
-        decompressor = zstd.ZstdDecompressor()
+        _check_frame(stored, plain_len, what)
+        decompressor = zstd.ZstdDecompressor(options=_OPTIONS)
         plain: bytes = decompressor.decompress(stored, plain_len)
         if not decompressor.eof and len(plain) == plain_len:
             # The output is full but the end mark is not read yet: there must be nothing more.
-            if decompressor.decompress(b"", 1):
-                raise ObjectCorrupt(f"{what}: holds more than the {plain_len} bytes expected")
-        complete = decompressor.eof and not decompressor.unused_data
+            plain += decompressor.decompress(b"", 1)
+        is_whole = decompressor.eof and not decompressor.unused_data
     except zstd.ZstdError as exc:
         raise ObjectCorrupt(f"{what}: does not decompress ({exc})") from exc
-    if not complete or len(plain) != plain_len:
+    if not is_whole or len(plain) != plain_len:
         raise ObjectCorrupt(f"{what}: does not decompress to the {plain_len} bytes expected")
     return plain
+
+
+def _check_frame(stored: bytes, plain_len: int, what: str) -> None:
+    """Refuse, before anything is allocated for it, a frame that is not what it should be.
+
+    A header of a few bytes may ask for a window of 2 GiB and more.
+    """
+    if stored[:4] != _FRAME_MAGIC:
+        raise ObjectCorrupt(f"{what}: does not start with a zstd frame")
+    found = zstd.get_frame_info(stored).decompressed_size
+    if found != plain_len:
+        raise ObjectCorrupt(f"{what}: a zstd frame of {found} bytes, {plain_len} expected")
+    if not stored[4] & _SINGLE_SEGMENT and stored[5] > (WINDOW_LOG_MAX - 10) << 3:
+        raise ObjectCorrupt(f"{what}: its zstd frame asks for a window that is out of bounds")

@@ -70,13 +70,15 @@ def peek_config(data: bytes, what: str) -> ArchiveConfig:
         FormatUnsupported: written by a newer coopfs.
         ObjectCorrupt: malformed.
     """
+    if len(data) < len(MAGIC) and MAGIC.startswith(data):
+        raise ObjectCorrupt(f"{what}: config is truncated to {len(data)} bytes")
     if not data.startswith(MAGIC):
         raise NotAStore(
             f"{what}: holds no archive of coopfs (its config is something else); "
             "is the address right?"
         )
     if len(data) < _START or len(data) > MAX_LEN:
-        raise ObjectCorrupt(f"{what}: config is truncated")
+        raise ObjectCorrupt(f"{what}: config has {len(data)} bytes; it is truncated or damaged")
     if data[len(MAGIC)] != VERSION:
         raise FormatUnsupported(
             f"{what}: archive format {data[len(MAGIC)]}; this coopfs knows {VERSION}, update it"

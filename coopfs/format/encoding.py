@@ -18,6 +18,7 @@ CRITICAL_KEY: Final = 64  # an unknown key from here up makes its map unreadable
 MAX_DEPTH: Final = 32  # nesting of values below keys this version does not know
 U64_MAX: Final = (1 << 64) - 1
 I64_MIN: Final = -(1 << 63)
+I64_MAX: Final = (1 << 63) - 1  # also where a count goes into SQLite
 
 Fields = dict[int, Any]
 T = TypeVar("T")
@@ -49,7 +50,8 @@ def decode(data: bytes, what: str) -> Any:
         # Minimal lengths and integers, no duplicate keys, no trailing bytes: encoding
         # again must give the same bytes.  In C on both sides, so cheaper than walking.
         canonical = msgpack.packb(value, use_bin_type=True) == data
-    except (ValueError, TypeError, OverflowError, RecursionError) as exc:
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as exc:
+        # MemoryError: nested array headers, each of which claims all there is room for.
         raise ObjectCorrupt(f"{what}: not well-formed ({exc})") from exc
     if not canonical:
         raise ObjectCorrupt(f"{what}: not in canonical form")
@@ -65,37 +67,43 @@ def fields_of(value: object, what: str, known: frozenset[int]) -> Fields:
     """
     if type(value) is not dict:
         raise ObjectCorrupt(f"{what}: expected a map")
+    _check_keys(value, what)
+    unknown = [key for key in value if key not in known]
+    for key in unknown:
+        _check_plain(value[key], what, 0)
+    if unknown and unknown[-1] >= CRITICAL_KEY:
+        raise FormatUnsupported(
+            f"{what}: has the critical key {unknown[-1]}, which this version does not know; "
+            "a newer coopfs is needed to read it"
+        )
+    return value
+
+
+def _check_keys(value: dict[Any, Any], what: str) -> None:
     previous = -1
     for key in value:
         if type(key) is not int or key <= previous:
             raise ObjectCorrupt(f"{what}: keys are not ascending integers")
         previous = key
-        if key not in known:
-            if key >= CRITICAL_KEY:
-                raise FormatUnsupported(
-                    f"{what}: has the critical key {key}, which this version does not know; "
-                    "a newer coopfs is needed to read it"
-                )
-            _check_plain(value[key], what, 0)
-    return value
 
 
-def _check_plain(value: object, what: str, depth: int) -> None:
+_SCALARS: Final = frozenset((int, bytes, str, bool, type(None)))
+
+
+def _check_plain(value: Any, what: str, depth: int) -> None:
+    """Check what stands under a key this version does not know."""
     if depth > MAX_DEPTH:
         raise ObjectCorrupt(f"{what}: nested too deeply")
     kind = type(value)
     if kind is list:
-        for item in value:  # type: ignore[attr-defined]  # kind is list
+        for item in value:
             _check_plain(item, what, depth + 1)
     elif kind is dict:
-        previous = -1
-        for key, item in value.items():  # type: ignore[attr-defined]  # kind is dict
-            if type(key) is not int or key <= previous:
-                raise ObjectCorrupt(f"{what}: keys are not ascending integers")
-            previous = key
+        _check_keys(value, what)
+        for item in value.values():
             _check_plain(item, what, depth + 1)
-    elif kind is float:
-        raise ObjectCorrupt(f"{what}: floating-point numbers are not allowed")
+    elif kind not in _SCALARS:  # floats, and the one extension type msgpack knows: timestamps
+        raise ObjectCorrupt(f"{what}: a value of a kind that is not allowed")
 
 
 def u64(fields: Fields, key: int, what: str, limit: int = U64_MAX) -> int:
@@ -109,7 +117,7 @@ def u64(fields: Fields, key: int, what: str, limit: int = U64_MAX) -> int:
 def i64(fields: Fields, key: int, what: str) -> int:
     """Return the signed 64-bit integer at *key*; ObjectCorrupt otherwise."""
     value = fields.get(key)
-    if type(value) is not int or not I64_MIN <= value <= -I64_MIN - 1:
+    if type(value) is not int or not I64_MIN <= value <= I64_MAX:
         raise ObjectCorrupt(f"{what}: field {key}: expected a signed 64-bit number")
     return value
 

@@ -17,7 +17,6 @@ from blake3 import blake3
 from coopfs.errors import ObjectCorrupt
 from coopfs.format import encoding
 from coopfs.format.tree import (
-    I64_MAX,
     Entry,
     Span,
     decode_entry,
@@ -226,6 +225,8 @@ def _ends_node(count: int, keyed_id: bytes | None) -> bool:
 def decode_tree_node(node: bytes, what: str) -> TreeNode:
     """Parse a tree node: names strictly ascending, level and sizes bounded (ObjectCorrupt)."""
     level, items = _decode_node(node, what)
+    if level and not items:
+        raise ObjectCorrupt(f"{what}: an inner node without children")
     if level == 0:
         entries = tuple([decode_entry(item, what) for item in items])
         _check_ascending([entry.name for entry in entries], what)
@@ -237,7 +238,7 @@ def decode_tree_node(node: bytes, what: str) -> TreeNode:
             or [type(part) for part in item] != [bytes, bytes, int]
             or not is_entry_name(item[0])
             or len(item[1]) != ID_LEN
-            or not 0 < item[2] <= I64_MAX
+            or not 0 < item[2] <= encoding.I64_MAX
         ):
             raise ObjectCorrupt(f"{what}: malformed pointer to a node")
         children.append(TreeChild(item[0], TreeId(item[1]), item[2]))
@@ -276,21 +277,52 @@ def _check_ascending(names: list[bytes], what: str) -> None:
 
 
 def iter_entries(root: TreeId, load_node: Callable[[TreeId], TreeNode]) -> Iterator[Entry]:
-    """Yield all entries of the folder whose topmost node is *root*, in name order."""
+    """Yield all entries of the folder whose topmost node is *root*, in name order.
+
+    Raises:
+        ObjectCorrupt: a node is not what the one above says of it.
+    """
     node = load_node(root)
     yield from node.entries
+    last = b""
+    for leaf in _leaves(node, load_node):
+        # Checked across nodes too: a name that comes twice, a folder once and once a
+        # symlink, is how a restore would be led astray.
+        if leaf.entries[0].name <= last:
+            raise ObjectCorrupt(f"tree {root.hex()[:8]}: names are not in ascending order")
+        yield from leaf.entries
+        last = leaf.entries[-1].name
+
+
+def _leaves(node: TreeNode, load_node: Callable[[TreeId], TreeNode]) -> Iterator[TreeNode]:
     for child in node.children:
-        below = load_node(child.tree_id)
-        if below.level != node.level - 1:
-            raise ObjectCorrupt(f"tree {root.hex()[:8]}: a node is at the wrong level")
+        below = load_tree_child(child, node.level, load_node)
         if below.level:
-            yield from iter_entries(child.tree_id, load_node)
+            yield from _leaves(below, load_node)
         else:
-            yield from below.entries
+            yield below
+
+
+def load_tree_child(
+    child: TreeChild, level: int, load_node: Callable[[TreeId], TreeNode]
+) -> TreeNode:
+    """Return the node *child* points to from a node of *level*; it must be as announced.
+
+    Raises:
+        ObjectCorrupt: another level, first name or number of entries.
+    """
+    node = load_node(child.tree_id)
+    if node.level:
+        first, count = node.children[0].first_name, sum(item.entry_count for item in node.children)
+    else:
+        first, count = node.entries[0].name if node.entries else b"", len(node.entries)
+    if (node.level, first, count) != (level - 1, child.first_name, child.entry_count):
+        raise ObjectCorrupt(f"tree {child.tree_id.hex()[:8]}: is not what the node above it says")
+    return node
 
 
 def find_entry(root: TreeId, name: bytes, load_node: Callable[[TreeId], TreeNode]) -> Entry | None:
-    """Return the entry called *name*, or None; reads one path of nodes."""
+    """Return the entry called *name*, or None; reads one path of nodes (ObjectCorrupt)."""
     node = load_node(root)
     while node.level:
         chosen = None
@@ -300,25 +332,53 @@ def find_entry(root: TreeId, name: bytes, load_node: Callable[[TreeId], TreeNode
             chosen = child
         if chosen is None:
             return None
-        below = load_node(chosen.tree_id)
-        if below.level != node.level - 1:
-            raise ObjectCorrupt(f"tree {root.hex()[:8]}: a node is at the wrong level")
-        node = below
+        node = load_tree_child(chosen, node.level, load_node)
     for entry in node.entries:
         if entry.name == name:
             return entry
     return None
 
 
-def iter_spans(root: SpanNodeId, load_node: Callable[[SpanNodeId], SpanNode]) -> Iterator[Span]:
-    """Yield all spans below *root*, in file order."""
+def iter_spans(
+    root: SpanNodeId, load_node: Callable[[SpanNodeId], SpanNode], size: int | None = None
+) -> Iterator[Span]:
+    """Yield all spans below *root*, in file order; they must add up to *size* if given.
+
+    Raises:
+        ObjectCorrupt: they do not, or a node is not what the one above says of it.
+    """
     node = load_node(root)
+    if size is not None and _length_of(node) != size:
+        raise ObjectCorrupt(f"span tree {root.hex()[:8]}: does not add up to {size} bytes")
     yield from node.spans
+    yield from _spans_below(node, load_node)
+
+
+def _spans_below(node: SpanNode, load_node: Callable[[SpanNodeId], SpanNode]) -> Iterator[Span]:
     for child in node.children:
-        below = load_node(child.node_id)
-        if below.level != node.level - 1:
-            raise ObjectCorrupt(f"span tree {root.hex()[:8]}: a node is at the wrong level")
-        yield from iter_spans(child.node_id, load_node)
+        below = load_span_child(child, node.level, load_node)
+        yield from below.spans
+        yield from _spans_below(below, load_node)
+
+
+def load_span_child(
+    child: SpanChild, level: int, load_node: Callable[[SpanNodeId], SpanNode]
+) -> SpanNode:
+    """Return the node *child* points to from a node of *level*; it must be as announced.
+
+    Raises:
+        ObjectCorrupt: another level or length.
+    """
+    node = load_node(child.node_id)
+    if node.level != level - 1 or _length_of(node) != child.length:
+        raise ObjectCorrupt(
+            f"span tree {child.node_id.hex()[:8]}: is not what the node above it says"
+        )
+    return node
+
+
+def _length_of(node: SpanNode) -> int:
+    return sum(item[0] for item in node.spans or node.children)
 
 
 def chunk_ids_of(entry: Entry) -> Iterator[ChunkId]:

@@ -42,7 +42,8 @@ from coopfs.ids import ID_LEN, WRITER_ID_LEN, ChunkId, PackId, WriterId
 PACK_ROLES: Final = (Role.DATA, Role.META)
 PACK_TARGET: Final = 16 << 20  # bytes of sealed blocks at which a pack is closed
 BLOCK_TARGET: Final = 1 << 20  # bytes of chunks at which a block is closed
-MAX_BLOCK_LEN: Final = 32 << 20  # bytes, plain; a chunk has at most 16 MiB
+MAX_BLOCK_LEN: Final = 32 << 20  # bytes, plain
+MAX_CHUNK_LEN: Final = 16 << 20  # bytes; the chunker's most, and more than any node
 MAX_CHUNKS: Final = 1 << 22  # in one pack
 MAX_BLOCKS: Final = 1 << 20  # in one pack
 MAX_PACK_LEN: Final = 1 << 30  # bytes
@@ -125,7 +126,7 @@ def decode_directory(body: bytes, signature: bytes, what: str) -> Directory:
     if type(raw_blocks) is not list or len(raw_blocks) > MAX_BLOCKS or len(signature) != 64:
         raise ObjectCorrupt(f"{what}: malformed list of blocks or signature")
     for length in lens:
-        if type(length) is not int or not 0 <= length <= MAX_BLOCK_LEN:
+        if type(length) is not int or not 0 < length <= MAX_CHUNK_LEN:
             raise ObjectCorrupt(f"{what}: a chunk's length is out of bounds")
     blocks = []
     offset = HEADER_LEN
@@ -141,7 +142,7 @@ def decode_directory(body: bytes, signature: bytes, what: str) -> Directory:
         blocks.append(BlockEntry(offset, sealed_len, plain_len, codec, first, count))
         offset += sealed_len
         first += count
-    if first != len(lens) or offset > MAX_PACK_LEN:
+    if first != len(lens) or offset > MAX_PACK_LEN - TRAILER_LEN:
         raise ObjectCorrupt(f"{what}: blocks and chunks do not match")
     return Directory(
         blocks=tuple(blocks),
@@ -205,8 +206,10 @@ def build_pack(
 
 def decode_trailer(keys: ArchiveKeys, tail: bytes, size: int, what: str) -> tuple[Opener, int, int]:
     """Read a pack's last bytes (at least 96): (opener, directory offset, sealed length)."""
-    if len(tail) < TRAILER_LEN or size < TRAILER_LEN:
+    if len(tail) < TRAILER_LEN or size < HEADER_LEN + TRAILER_LEN:
         raise ObjectCorrupt(f"{what}: too short for a pack; it is truncated")
+    if size > MAX_PACK_LEN:
+        raise ObjectCorrupt(f"{what}: {size} bytes are more than a pack may have")
     trailer = tail[-TRAILER_LEN:]
     opener = Opener(keys, decode_header(trailer, what, PACK_ROLES), what)
     offset, sealed_len = _POSITION.unpack(opener.open(Section.TRAILER, 0, trailer[HEADER_LEN:]))
@@ -251,7 +254,7 @@ class ParsedPack:
 
 
 def parse_pack(keys: ArchiveKeys, data: bytes, what: str) -> ParsedPack:
-    """Check a whole pack's structure, digest, padding and padded size; blocks stay sealed.
+    """Check a whole pack's structure, digest and padding; blocks stay sealed.
 
     Raises:
         ObjectCorrupt: any byte before the directory differs from what was signed,
@@ -265,6 +268,7 @@ def parse_pack(keys: ArchiveKeys, data: bytes, what: str) -> ParsedPack:
         raise ObjectCorrupt(f"{what}: its bytes are not the ones its writer signed")
     last = directory.blocks[-1] if directory.blocks else None
     blocks_end = last.offset + last.sealed_len if last else HEADER_LEN
-    if any(opener.open(Section.PADDING, 0, data[blocks_end:offset])):
+    padding = opener.open(Section.PADDING, 0, data[blocks_end:offset])
+    if padding.count(0) != len(padding):
         raise ObjectCorrupt(f"{what}: padding is not zero")
     return ParsedPack(opener, directory)

@@ -13,6 +13,7 @@ from coopfs.errors import ObjectCorrupt
 from coopfs.format import encoding
 from coopfs.format.encoding import compact
 from coopfs.format.keys import PUBLIC_KEY_LEN, writer_id_of
+from coopfs.format.snapshot import is_label
 from coopfs.ids import ID_LEN, WRITER_ID_LEN, SnapshotId, WriterId
 
 IDS_MAX: Final = 1 << 22
@@ -51,10 +52,12 @@ class ForgetRecord:
 
 
 def encode_enrolment(record: Enrolment) -> bytes:
-    """Return the canonical body."""
-    return encoding.encode(
+    """Return the canonical body (ObjectCorrupt: no reader would accept it)."""
+    body = encoding.encode(
         {0: record.writer_id, 1: record.public_key, 2: record.host, 3: record.time_ns}
     )
+    decode_enrolment(body, "new enrolment")
+    return body
 
 
 def decode_enrolment(body: bytes, what: str) -> Enrolment:
@@ -64,14 +67,15 @@ def decode_enrolment(body: bytes, what: str) -> Enrolment:
     writer_id = WriterId(encoding.bin_(f, 0, what, size=WRITER_ID_LEN))
     if writer_id != writer_id_of(public_key):
         raise ObjectCorrupt(f"{what}: the writer id is not its key's")
-    return Enrolment(
-        writer_id, public_key, encoding.text(f, 2, what, 128), encoding.i64(f, 3, what)
-    )
+    host = encoding.text(f, 2, what, 128)
+    if not is_label(host):
+        raise ObjectCorrupt(f"{what}: host {host!r} is not allowed")
+    return Enrolment(writer_id, public_key, host, encoding.i64(f, 3, what))
 
 
 def encode_amendment(record: Amendment) -> bytes:
-    """Return the canonical body."""
-    return encoding.encode(
+    """Return the canonical body (ObjectCorrupt: no reader would accept it)."""
+    body = encoding.encode(
         compact(
             {
                 0: list(record.snapshot_ids),
@@ -85,6 +89,8 @@ def encode_amendment(record: Amendment) -> bytes:
             }
         )
     )
+    decode_amendment(body, "new amendment")
+    return body
 
 
 def decode_amendment(body: bytes, what: str) -> Amendment:
@@ -113,8 +119,10 @@ def decode_amendment(body: bytes, what: str) -> Amendment:
 
 
 def encode_forget(record: ForgetRecord) -> bytes:
-    """Return the canonical body."""
-    return encoding.encode({0: list(record.snapshot_ids), 1: record.time_ns})
+    """Return the canonical body (ObjectCorrupt: no reader would accept it)."""
+    body = encoding.encode({0: list(record.snapshot_ids), 1: record.time_ns})
+    decode_forget(body, "new forget record")
+    return body
 
 
 def decode_forget(body: bytes, what: str) -> ForgetRecord:

@@ -8,7 +8,7 @@ tag does not match.  Byte tables: coopfs-format(5), "Sealing".
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -17,7 +17,7 @@ from blake3 import blake3
 from Crypto.Cipher import AES
 from Crypto.Cipher._mode_gcm import GcmMode
 
-from coopfs.errors import FormatUnsupported, ObjectCorrupt, WrongKey
+from coopfs.errors import FormatUnsupported, ObjectCorrupt, ObjectKeyMismatch
 from coopfs.format.keys import COMMITMENT_LEN, EPOCH, SALT_LEN, ArchiveKeys, Role
 
 MAGIC: Final = b"COOPFS\r\n"  # the line end shows a transfer in text mode at once
@@ -58,7 +58,7 @@ class Header:
         return prefix + self.salt + self.commitment
 
 
-def decode_header(data: bytes, what: str, roles: Iterable[Role]) -> Header:
+def decode_header(data: bytes, what: str, roles: Collection[Role]) -> Header:
     """Parse the first 64 bytes of *data*; the role must be one of *roles*.
 
     Raises:
@@ -138,12 +138,12 @@ class Opener:
         """Derive the object key and compare the commitment.
 
         Raises:
-            WrongKey: the object was sealed under another archive key, or its
+            ObjectKeyMismatch: the object was sealed under another archive key, or its
                 salt or commitment is damaged.
         """
         self._key, commitment = keys.object_key(header.role, header.salt)
         if commitment != header.commitment:
-            raise WrongKey(
+            raise ObjectKeyMismatch(
                 f"{what}: was sealed with another key (or its header is damaged); "
                 "is this the archive the key belongs to?"
             )
@@ -161,8 +161,9 @@ class Opener:
         if not 0 <= plain_len <= MAX_SECTION:
             raise ObjectCorrupt(f"{self.what}: a sealed section of {len(sealed)} bytes")
         cipher = _cipher(self._key, self._header_bytes, section, ordinal, plain_len)
+        view = memoryview(sealed)  # a slice of a megabyte is then no copy of it
         try:
-            plaintext: bytes = cipher.decrypt_and_verify(sealed[:plain_len], sealed[plain_len:])
+            plaintext: bytes = cipher.decrypt_and_verify(view[:plain_len], view[plain_len:])
         except ValueError:
             raise ObjectCorrupt(
                 f"{self.what}: {section.name.lower()} {ordinal} is damaged or was altered"

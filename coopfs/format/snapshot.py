@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from coopfs.errors import ObjectCorrupt, UsageError
 from coopfs.format import encoding
-from coopfs.format.encoding import compact
+from coopfs.format.encoding import I64_MAX, compact
 from coopfs.ids import (
     ARCHIVE_ID_LEN,
     ID_LEN,
@@ -116,9 +116,14 @@ class SnapshotFacts:
     end_ns: int  # when it was committed
 
 
+def is_label(label: str) -> bool:
+    """Tell whether *label* may name a host or series; it becomes a folder's name."""
+    return _LABEL.match(label) is not None and label not in (".", "..")
+
+
 def check_label(label: str, what: str) -> str:
     """Return *label* if it may name a host or series (UsageError)."""
-    if not _LABEL.match(label) or label in (".", ".."):
+    if not is_label(label):
         raise UsageError(
             f"{what} {label!r}: only letters, digits, '.' and '-' are allowed, 128 at most"
         )
@@ -126,7 +131,17 @@ def check_label(label: str, what: str) -> str:
 
 
 def encode_snapshot(facts: SnapshotFacts) -> bytes:
-    """Return the canonical body."""
+    """Return the canonical body; texts that are no UTF-8 come out with backslashes.
+
+    Raises:
+        ObjectCorrupt: *facts* are out of the bounds a reader accepts.
+    """
+    body = _encode(facts)
+    decode_snapshot(body, "new snapshot")  # what could not be read is never written
+    return body
+
+
+def _encode(facts: SnapshotFacts) -> bytes:
     clock = facts.clock
     origin = facts.origin
     counts = facts.counts
@@ -139,7 +154,7 @@ def encode_snapshot(facts: SnapshotFacts) -> bytes:
                 3: list(facts.previous),
                 4: facts.time_ns,
                 5: facts.zone_offset_s,
-                6: facts.zone_name,
+                6: _utf8(facts.zone_name),
                 7: clock
                 and {
                     0: clock.source,
@@ -149,11 +164,11 @@ def encode_snapshot(facts: SnapshotFacts) -> bytes:
                 },
                 8: facts.root,
                 9: list(facts.sources),
-                10: list(facts.excludes),
-                11: list(facts.tags),
-                12: facts.description,
+                10: [_utf8(pattern) for pattern in facts.excludes],
+                11: [_utf8(tag) for tag in facts.tags],
+                12: _utf8(facts.description),
                 13: [getattr(counts, name) for name in Counts.__slots__],
-                14: [[problem.path, problem.reason] for problem in facts.problems],
+                14: [[problem.path, _utf8(problem.reason)] for problem in facts.problems],
                 15: facts.problem_count,
                 16: int(facts.state),
                 17: origin
@@ -173,13 +188,18 @@ def encode_snapshot(facts: SnapshotFacts) -> bytes:
     )
 
 
+def _utf8(text: str) -> str:
+    # Arguments and file names that are no UTF-8 come as lone surrogates (PEP 383).
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def decode_snapshot(body: bytes, what: str) -> SnapshotFacts:
     """Parse a snapshot's body (ObjectCorrupt, FormatUnsupported)."""
     f = encoding.fields_of(encoding.decode(body, what), what, _KNOWN)
 
     def label(key: int) -> str:
         value = encoding.text(f, key, what, 128)
-        if not _LABEL.match(value) or value in (".", ".."):
+        if not is_label(value):
             raise ObjectCorrupt(f"{what}: host or series {value!r} is not allowed")
         return value
 
@@ -190,7 +210,7 @@ def decode_snapshot(body: bytes, what: str) -> SnapshotFacts:
     return SnapshotFacts(
         host=label(0),
         series=label(1),
-        number=encoding.u64(f, 2, what),
+        number=encoding.u64(f, 2, what, limit=I64_MAX),
         previous=tuple(
             map(SnapshotId, encoding.list_of(f, 3, what, encoding.exact_bin(ID_LEN, what), 1000))
         ),
@@ -205,7 +225,7 @@ def decode_snapshot(body: bytes, what: str) -> SnapshotFacts:
         description=encoding.text(f, 12, what, 1 << 16),
         counts=_decode_counts(f.get(13), what),
         problems=encoding.list_of(f, 14, what, lambda item: _problem(item, what), PROBLEMS_MAX),
-        problem_count=encoding.u64(f, 15, what),
+        problem_count=encoding.u64(f, 15, what, limit=I64_MAX),
         state=State(state),
         origin=_decode_origin(f.get(17), what),
         version=encoding.text(f, 18, what, 128),
@@ -256,7 +276,7 @@ def _decode_clock(value: Any, what: str) -> ClockFacts | None:
 def _decode_counts(value: Any, what: str) -> Counts:
     if type(value) is not list or not 10 <= len(value) <= 64:
         raise ObjectCorrupt(f"{what}: malformed counts")
-    if any(type(number) is not int or number < 0 for number in value):
+    if any(type(number) is not int or not 0 <= number <= I64_MAX for number in value):
         raise ObjectCorrupt(f"{what}: malformed counts")
     return Counts(*value[:10])
 
@@ -269,7 +289,7 @@ def _decode_origin(value: Any, what: str) -> Origin | None:
     snapshot_id = encoding.bin_(f, 2, what, size=ID_LEN) if 2 in f else None
     return Origin(
         OriginKind(encoding.u64(f, 0, what, limit=len(OriginKind) - 1)),
-        ArchiveId(archive_id) if archive_id else None,
-        SnapshotId(snapshot_id) if snapshot_id else None,
-        encoding.u64(f, 3, what),
+        None if archive_id is None else ArchiveId(archive_id),
+        None if snapshot_id is None else SnapshotId(snapshot_id),
+        encoding.u64(f, 3, what, limit=I64_MAX),
     )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
+from operator import is_
 from typing import Any, Final, NamedTuple
 
 from coopfs.errors import FormatUnsupported, ObjectCorrupt
-from coopfs.format.encoding import CRITICAL_KEY, U64_MAX, Fields, fields_of
+from coopfs.format.encoding import CRITICAL_KEY, I64_MAX, U64_MAX, Fields, fields_of
 from coopfs.ids import ID_LEN, ChunkId, SpanNodeId, TreeId
 
 INLINE_MAX: Final = 256  # bytes of content kept in the entry; longer gets a chunk
@@ -21,7 +22,7 @@ TARGET_MAX: Final = 1 << 16
 OWNER_MAX: Final = 256  # bytes of a user's or group's name
 XATTRS_MAX: Final = 4096
 XATTR_VALUE_MAX: Final = 1 << 20
-I64_MAX: Final = (1 << 63) - 1
+XATTRS_LEN_MAX: Final = 8 << 20  # bytes, names and values of one entry: a node is one chunk
 HARD_LINK_ID_LEN: Final = 16
 
 
@@ -133,7 +134,13 @@ def decode_entry(value: Any, what: str) -> Entry:
     Raises:
         ObjectCorrupt: anything malformed, out of bounds or ambiguous.
     """
-    if type(value) is dict and tuple(value) in _ORDINARY:
+    if (
+        type(value) is dict
+        and len(value) == len(_WITH_SPANS)
+        # By identity, as False == 0 == 0.0: small numbers are the same objects in CPython,
+        # and elsewhere the slow way below decides.
+        and all(map(is_, value, _WITH_SPANS if 17 in value else _WITH_INLINE))
+    ):
         # Nine entries of ten; what is done here again is spelled out for speed (a `find`
         # over a source tree decodes 83,700 of them).
         name, number, mode, uid, gid = value[0], value[1], value[2], value[3], value[4]
@@ -151,6 +158,8 @@ def decode_entry(value: Any, what: str) -> Entry:
             and -I64_MAX <= mtime_ns <= I64_MAX
             and type(user) is type(group) is bytes
             and len(user) + len(group) <= OWNER_MAX
+            and b"\0" not in user
+            and b"\0" not in group
         ):
             inline = spans = None
             if 17 in value:
@@ -166,7 +175,8 @@ def decode_entry(value: Any, what: str) -> Entry:
     return _decode_any_entry(value, what)
 
 
-_ORDINARY: Final = frozenset({(*range(9), 16), (*range(9), 17)})
+_WITH_INLINE: Final = (*range(9), 16)
+_WITH_SPANS: Final = (*range(9), 17)
 
 
 def _decode_any_entry(value: Any, what: str) -> Entry:
@@ -192,12 +202,12 @@ def _decode_any_entry(value: Any, what: str) -> Entry:
         uid=_required_int(f, 3, what, 0, 0xFFFFFFFF),
         gid=_required_int(f, 4, what, 0, 0xFFFFFFFF),
         mtime_ns=_required_int(f, 8, what, -I64_MAX, I64_MAX),
-        user=_optional_bin(f, 5, what, OWNER_MAX) or b"",
-        group=_optional_bin(f, 6, what, OWNER_MAX) or b"",
+        user=_without_nul(f, 5, what, OWNER_MAX),
+        group=_without_nul(f, 6, what, OWNER_MAX),
         size=_optional_int(f, 7, what, 0, I64_MAX) or 0,
         birth_ns=_optional_int(f, 9, what, -I64_MAX, I64_MAX),
         rdev=_optional_int(f, 10, what, 0, U64_MAX) or 0,
-        target=_optional_bin(f, 11, what, TARGET_MAX) or b"",
+        target=_without_nul(f, 11, what, TARGET_MAX),
         xattrs=_decode_xattrs(f.get(12, []), what),
         hard_link_id=_optional_bin(f, 13, what, HARD_LINK_ID_LEN, exact=True),
         link_count=_optional_int(f, 14, what, 1, 0xFFFFFFFF) or 1,
@@ -207,10 +217,24 @@ def _decode_any_entry(value: Any, what: str) -> Entry:
     return entry if unsupported else entry._replace(**_decode_content(entry, f, what))
 
 
+_FITTING: Final = {
+    Kind.FILE: frozenset((7, 13, 14, 15, 16, 17, 18)),
+    Kind.FOLDER: frozenset((19, 20)),
+    Kind.SYMLINK: frozenset((7, 11, 13, 14)),
+    Kind.FIFO: frozenset((13, 14)),
+    Kind.SOCKET: frozenset((13, 14)),
+    Kind.CHAR_DEVICE: frozenset((10, 13, 14)),
+    Kind.BLOCK_DEVICE: frozenset((10, 13, 14)),
+}
+_OF_SOME_KINDS: Final = frozenset().union(*_FITTING.values())
+
+
 def _decode_content(entry: Entry, f: Fields, what: str) -> dict[str, Any]:
+    fitting = _FITTING.get(entry.kind, frozenset())
+    if not _OF_SOME_KINDS.isdisjoint(f.keys() - fitting):
+        raise ObjectCorrupt(f"{what}: has fields that do not fit its kind")
     contents = [key for key in (16, 17, 18, 19) if key in f]
-    wanted = {Kind.FILE: (16, 17, 18), Kind.FOLDER: (19,)}.get(entry.kind, ())
-    if len(contents) != bool(wanted) or (contents and contents[0] not in wanted):
+    if len(contents) != (entry.kind in (Kind.FILE, Kind.FOLDER)):
         raise ObjectCorrupt(f"{what}: expected one content that fits its kind")
     if entry.kind is Kind.SYMLINK and not entry.target:
         raise ObjectCorrupt(f"{what}: a symlink without a target")
@@ -290,7 +314,15 @@ def _optional_bin(
     if value is None and key not in f:
         return None
     if type(value) is not bytes or len(value) > limit or (exact and len(value) != limit):
-        raise ObjectCorrupt(f"{what}: field {key}: expected {limit} bytes")
+        least = limit if exact else 0
+        raise ObjectCorrupt(f"{what}: field {key}: expected {least} to {limit} bytes")
+    return value
+
+
+def _without_nul(f: Fields, key: int, what: str, limit: int) -> bytes:
+    value = _optional_bin(f, key, what, limit) or b""
+    if b"\0" in value:  # the system's calls would cut it there, or refuse it
+        raise ObjectCorrupt(f"{what}: field {key}: a NUL byte")
     return value
 
 
@@ -307,6 +339,8 @@ def _decode_xattrs(value: Any, what: str) -> tuple[tuple[bytes, bytes], ...]:
             raise ObjectCorrupt(f"{what}: extended attributes not sorted or out of bounds")
         previous = name
         pairs.append((name, content))
+    if sum(len(name) + len(content) for name, content in pairs) > XATTRS_LEN_MAX:
+        raise ObjectCorrupt(f"{what}: extended attributes out of bounds")
     return tuple(pairs)
 
 
@@ -315,6 +349,6 @@ def _decode_totals(value: Any, what: str) -> Totals | None:
         return None
     if type(value) is not list or len(value) != 3:
         raise ObjectCorrupt(f"{what}: malformed totals")
-    if any(type(number) is not int or not 0 <= number <= U64_MAX for number in value):
+    if any(type(number) is not int or not 0 <= number <= I64_MAX for number in value):
         raise ObjectCorrupt(f"{what}: totals out of bounds")
     return Totals(*value)
