@@ -65,7 +65,11 @@ class Archive:
         self.state_folder = state_folder
         self.heads = Heads(state_folder)
         self.index = Index(self.state)
-        cache = None if store.is_local else BlockCache(dirs.archive_cache(config.archive_id))
+        cache = (
+            None
+            if store.is_local
+            else BlockCache(dirs.archive_cache(config.archive_id), settings.cache_max)
+        )
         self.blocks = BlockReader(self.index, self.keys, store, cache, memory_len)
         self.objects = SnapshotObjects(self.state, self.heads, self.keys, config, store)
         self.warnings: list[str] = []

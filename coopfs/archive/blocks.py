@@ -249,7 +249,8 @@ class BlockReader:
             chunk = view[offsets[place] : offsets[place + 1]]
             if pack.is_meta:
                 plain = bytes(chunk)
-                if chunk_id not in (keys.tree_id(plain), keys.span_node_id(plain)):
+                is_tree = bytes(keys.tree_id(plain)) == chunk_id
+                if not is_tree and bytes(keys.span_node_id(plain)) != chunk_id:
                     bad.append(offsets[place])
             elif keys.chunk_id(chunk) != chunk_id:
                 bad.append(offsets[place])

@@ -117,7 +117,7 @@ class SnapshotObjects:
             StoreUnavailable: the partner cannot be reached.
         """
         listed = self._listed()
-        if any(head.snapshot_id not in listed for head in self._heads.all()):
+        if any(ObjectId(head.snapshot_id) not in listed for head in self._heads.all()):
             listed = self._listed()  # an object may be gone between listing and reading: again
         known = {
             ObjectId(row[0])
@@ -131,6 +131,15 @@ class SnapshotObjects:
         self._writers = None
         self.warnings = self._problems()
         self._check_heads(listed)
+
+    def add_own(self, snapshot_id: SnapshotId, body: bytes) -> Snapshot:
+        """Take in a snapshot this host has just put; its series' head moves to it."""
+        self._insert([(snapshot_id, int(Role.SNAPSHOT), body, None)])
+        self._snapshots = None
+        snapshot = Snapshot(snapshot_id, decode_snapshot(body, _label(snapshot_id)))
+        facts = snapshot.facts
+        self._heads.update([Head(facts.host, facts.series, facts.number, snapshot_id)])
+        return snapshot
 
     def _listed(self) -> set[ObjectId]:
         return {info.name for info in self._store.list(Kind.SNAPSHOTS)}
@@ -223,7 +232,7 @@ class SnapshotObjects:
         heads = self._heads.all()
         forgotten: set[SnapshotId] | None = None
         for head in heads:
-            if head.snapshot_id in listed:
+            if ObjectId(head.snapshot_id) in listed:
                 continue
             if forgotten is None:
                 forgotten = self.forgotten()

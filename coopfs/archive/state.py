@@ -42,11 +42,18 @@ CREATE TABLE blocks (
     offset INTEGER NOT NULL, sealed_len INTEGER NOT NULL, plain_len INTEGER NOT NULL,
     codec INTEGER NOT NULL, chunks BLOB NOT NULL);
 CREATE INDEX blocks_by_pack ON blocks (pack_no, ordinal);
--- prefix: the first 16 bytes of the id; the whole one is checked in the block's row.
+-- prefix: the first 16 bytes of the id. The whole one is checked in the block's row.
 CREATE TABLE chunks (
     prefix BLOB NOT NULL, block_no INTEGER NOT NULL,
     PRIMARY KEY (prefix, block_no)) WITHOUT ROWID;
--- Objects under snapshots/: role and verified body; NULL body: could not be used.
+-- Packs that are durable in the store but in no index object yet (an interrupted run).
+CREATE TABLE unindexed_packs (
+    pack_id BLOB PRIMARY KEY, size INTEGER NOT NULL, header BLOB NOT NULL,
+    directory BLOB NOT NULL, signature BLOB NOT NULL) WITHOUT ROWID;
+-- Tree and span nodes of an interrupted run that did not reach the store.
+CREATE TABLE unsent_nodes (
+    node_id BLOB PRIMARY KEY, is_tree INTEGER NOT NULL, node BLOB NOT NULL) WITHOUT ROWID;
+-- Objects under snapshots/: role and verified body, NULL where it could not be used.
 CREATE TABLE snapshot_objects (
     object_id BLOB PRIMARY KEY, role INTEGER NOT NULL, body BLOB, problem TEXT) WITHOUT ROWID;
 -- What a source folder looked like when tree was made of it: see coopfs.ops.witness.
@@ -54,9 +61,9 @@ CREATE TABLE witnesses (
     series TEXT NOT NULL, path BLOB NOT NULL, names BLOB NOT NULL, tree BLOB NOT NULL,
     totals BLOB NOT NULL, read_ns INTEGER NOT NULL,
     PRIMARY KEY (series, path)) WITHOUT ROWID;
--- base: the snapshot (or, in an unfinished run, empty) that keeps the witnesses' trees alive.
-CREATE TABLE witness_bases (
-    series TEXT PRIMARY KEY, base BLOB NOT NULL, generation INTEGER NOT NULL) WITHOUT ROWID;
+-- generation: of the index when all trees of a series' witnesses were last known whole.
+CREATE TABLE witness_generations (
+    series TEXT PRIMARY KEY, generation INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 

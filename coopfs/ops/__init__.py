@@ -1,0 +1,1 @@
+"""What one can do with an archive: one use case a module."""

@@ -1,0 +1,1 @@
+"""The mount: names, inode numbers, the reader, and the adapter to FUSE."""

@@ -1,0 +1,41 @@
+"""Local locks: one run of a series at a time on one host.
+
+Nothing in the store is ever locked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from blake3 import blake3
+
+from coopfs.errors import CoopfsError, StateBusy
+
+
+@contextmanager
+def series_lock(state_folder: Path, series: str) -> Iterator[None]:
+    """Hold the lock of *series* (``host/series``); it goes with the process.
+
+    Raises:
+        StateBusy: another run holds it.
+    """
+    path = state_folder / f"series-{blake3(series.encode()).hexdigest(8)}.lock"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise CoopfsError(f"{path}: {exc.strerror}") from exc
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateBusy(
+                f"{series}: another snapshot of this series is running on this host; "
+                "wait for it, or give this one another --series"
+            ) from None
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,197 @@
+"""File content on its way in: read, cut, saved; holes are neither read nor stored.
+
+Owns how a file or a stream becomes spans.  What is read is what is stored: a file
+that changes meanwhile is the caller's to notice.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from coopfs.archive.writer import ArchiveWriter
+from coopfs.format.chunker import Chunker
+from coopfs.format.nodes import SpanTreeBuilder
+from coopfs.format.tree import INLINE_MAX, SPANS_MAX, Span
+from coopfs.ids import SpanNodeId
+
+READ_LEN: Final = 8 << 20  # bytes asked for at a time
+STREAM_LEN: Final = 1 << 20  # bytes; a pipe gives 64 KiB at a time whatever is asked
+SPARSE_UNIT: Final = 512  # bytes of one of st_blocks, POSIX
+
+
+class Content(NamedTuple):
+    """What was stored of a file; one of inline, spans and span_root is set."""
+
+    size: int  # bytes, holes included
+    read_len: int  # bytes
+    data_len: int | None  # bytes that are not holes, where fewer than size
+    inline: bytes | None
+    spans: tuple[Span, ...] | None
+    span_root: SpanNodeId | None
+
+
+class ContentReader:
+    """Reads sources into an archive; one a run."""
+
+    def __init__(
+        self, writer: ArchiveWriter, chunker: Chunker, on_read: Callable[[int], None]
+    ) -> None:
+        """*on_read* is told the bytes of every read of a large file, as they come."""
+        self._writer = writer
+        self._chunker = chunker
+        self._on_read = on_read
+        self._least = chunker.min_len
+
+    def read_file(self, fd: int, size: int, allocated: int) -> Content:
+        """Store the open regular file *fd*, *size* bytes long when it was looked at.
+
+        *allocated* is its ``st_blocks``.
+
+        Raises:
+            OSError: it cannot be read.
+            StoreError: the store failed.
+        """
+        if size <= self._least:
+            # One byte more than expected is asked for: a file that has grown is noticed
+            # without a second read, as the kernel returns less only at the end.
+            data = os.read(fd, self._least + 1)
+            length = len(data)
+            if length <= self._least and allocated * SPARSE_UNIT >= length:
+                if length <= INLINE_MAX:
+                    return Content(length, length, None, data, None, None)
+                span = Span(length, self._writer.save_chunk(data))
+                return Content(length, length, None, None, (span,), None)
+        return self._read_segments(fd, size, is_sparse=allocated * SPARSE_UNIT < size)
+
+    def _read_segments(self, fd: int, size: int, *, is_sparse: bool) -> Content:
+        spans = _SpanList(self._writer)
+        if is_sparse:
+            position = 0
+            while True:
+                start = _seek(fd, position, os.SEEK_DATA)
+                if start is None:
+                    break
+                spans.add_hole(start - position)
+                end = _seek(fd, start, os.SEEK_HOLE)
+                position = self._read_range(fd, start, end, spans)
+                if end is None or position < end:
+                    break
+            size = max(os.fstat(fd).st_size, position)
+            spans.add_hole(size - position)
+        else:
+            self._read_range(fd, 0, None, spans)
+        return spans.content()
+
+    def _read_range(self, fd: int, start: int, end: int | None, spans: _SpanList) -> int:
+        """Store the bytes from *start* up to *end* (or the end of the file); return where."""
+        position = start
+        while True:
+            want = READ_LEN if end is None else min(READ_LEN, end - position)
+            buffer = os.pread(fd, want, position) if want else b""
+            is_last = len(buffer) < want or position + want == end or not want
+            view = memoryview(buffer)
+            used = 0
+            for offset, length in self._chunker.cut(view, is_last=is_last):
+                spans.add_data(view[offset : offset + length])
+                used = offset + length
+            self._on_read(used)
+            position += used
+            # The uncut tail is read again with the next buffer: at most max_len bytes,
+            # cheaper than joining the two.
+            if is_last:
+                return position
+
+    def read_stream(self, fd: int) -> Content:
+        """Store everything that can be read from the pipe or device *fd*.
+
+        Raises:
+            OSError: it cannot be read.
+            StoreError: the store failed.
+        """
+        spans = _SpanList(self._writer)
+        pieces: list[bytes] = []
+        held = 0
+        while True:
+            piece = os.read(fd, STREAM_LEN)
+            pieces.append(piece)
+            held += len(piece)
+            if piece and held < READ_LEN:
+                continue
+            buffer = b"".join(pieces)
+            view = memoryview(buffer)
+            used = 0
+            for offset, length in self._chunker.cut(view, is_last=not piece):
+                spans.add_data(view[offset : offset + length])
+                used = offset + length
+            self._on_read(used)
+            if not piece:
+                return spans.content()
+            pieces = [bytes(view[used:])]
+            held -= used
+
+
+class _SpanList:
+    """Spans of a file being read: a short list, or a span tree once it grows long."""
+
+    def __init__(self, writer: ArchiveWriter) -> None:
+        self._writer = writer
+        self._spans: list[Span] = []
+        self._tree: SpanTreeBuilder | None = None
+        self._held = b""  # a tiny first piece, while it may still be all there is
+        self._size = 0
+        self._data_len = 0
+
+    def add_data(self, piece: memoryview) -> None:
+        length = len(piece)
+        is_held = self._size == 0 and length <= INLINE_MAX
+        self._size += length
+        self._data_len += length
+        if is_held:
+            self._held = bytes(piece)
+        else:
+            self._let_go()
+            self._add(Span(length, self._writer.save_chunk(piece)))
+
+    def _let_go(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._add(Span(len(held), self._writer.save_chunk(held)))
+
+    def add_hole(self, length: int) -> None:
+        if length > 0:
+            self._let_go()
+            self._size += length
+            self._add(Span(length, None))
+
+    def _add(self, span: Span) -> None:
+        if self._tree is not None:
+            self._tree.add(span)
+            return
+        self._spans.append(span)
+        if len(self._spans) > SPANS_MAX:
+            self._tree = SpanTreeBuilder(self._writer.save_span_node)
+            for earlier in self._spans:
+                self._tree.add(earlier)
+            self._spans.clear()
+
+    def content(self) -> Content:
+        data_len = self._data_len if self._data_len < self._size else None
+        if self._tree is not None:
+            root = self._tree.finish()
+            return Content(self._size, self._data_len, data_len, None, None, root)
+        if self._held or not self._size:
+            return Content(self._size, self._data_len, None, self._held, None, None)
+        return Content(self._size, self._data_len, data_len, None, tuple(self._spans), None)
+
+
+def _seek(fd: int, position: int, whence: int) -> int | None:
+    """Return where data or a hole begins, None at the end of the file."""
+    try:
+        return os.lseek(fd, position, whence)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:
+            return None
+        raise

@@ -1,0 +1,436 @@
+"""Taking a snapshot: sources in, one new snapshot object out.
+
+Owns the run: parent, checkpoints, what happens on interruption, and the commit
+order (packs, index object, snapshot object, local state).  The walk itself is
+:mod:`coopfs.ops.walk`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from coopfs import __version__
+from coopfs.archive.archive import Archive
+from coopfs.archive.lock import series_lock
+from coopfs.archive.snapshots import Snapshot
+from coopfs.archive.writer import ArchiveWriter, DryRunWriter
+from coopfs.errors import CoopfsError, Interrupted, StoreError, UsageError, WrongKey
+from coopfs.format.body import seal_body
+from coopfs.format.chunker import Chunker
+from coopfs.format.keys import Role, SigningKey
+from coopfs.format.nodes import TreeBuilder
+from coopfs.format.snapshot import SnapshotFacts, State, check_label, encode_snapshot
+from coopfs.format.tree import Entry, Kind, Totals, is_entry_name
+from coopfs.ids import SnapshotId, TreeId
+from coopfs.ops.content import ContentReader
+from coopfs.ops.progress import Progress
+from coopfs.ops.secure import secure_tree
+from coopfs.ops.source import OwnerNames, base_entry
+from coopfs.ops.walk import Tally, Walker, WalkRules
+from coopfs.ops.witness import Witness, Witnesses
+from coopfs.store.base import Kind as StoreKind
+
+CHECKPOINT_LEN: Final = 256 << 20  # bytes stored; at most this much is read again after kill -9
+CHECKPOINT_CHUNKS: Final = 200_000  # ids kept in memory until the next index object: 30 MB
+DEFAULT_SERIES: Final = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """What to take, and how."""
+
+    paths: tuple[bytes, ...]  # absolute; none with stdin_name
+    rules: WalkRules
+    series: str
+    stdin_name: str | None = None
+    excludes: tuple[str, ...] = ()  # the patterns, for the record
+    tags: tuple[str, ...] = ()
+    description: str = ""
+    is_dry_run: bool = False
+    partial_interval_s: int = 0  # 0: no partial snapshots
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReport:
+    """What a run did."""
+
+    snapshot: Snapshot | None  # None in a dry run
+    facts: SnapshotFacts
+    parent: SnapshotId | None
+    duration_s: float
+
+
+class SourceMissing(UsageError):
+    """None of the sources is there."""
+
+
+def default_series(paths: tuple[bytes, ...]) -> str:
+    """Return the series' name when nobody gave one: the last part of a single path."""
+    if len(paths) != 1:
+        return DEFAULT_SERIES
+    last = os.fsdecode(os.path.basename(paths[0].rstrip(b"/"))) or "root"
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", last)[:128].strip("-")
+    return name if name.strip(".") else DEFAULT_SERIES
+
+
+def absolute_paths(paths: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Return the sources as absolute paths, each once, none below another."""
+    chosen = sorted({os.path.abspath(os.fsencode(path)) for path in paths})
+    kept: list[bytes] = []
+    for path in chosen:
+        if not any(path == k or path.startswith(k.rstrip(b"/") + b"/") for k in kept):
+            kept.append(path)
+    return tuple(kept)
+
+
+def take_snapshot(
+    archive: Archive,
+    request: SnapshotRequest,
+    progress: Progress,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> SnapshotReport:
+    """Take one snapshot; *is_stopped* is asked often and ends the run in good order.
+
+    Raises:
+        SourceMissing: no source exists (UsageError).
+        Interrupted: *is_stopped* said so; what was done is kept for the next run.
+        StoreError: the store failed; likewise.
+        StateBusy: this series is being taken already on this host.
+        WrongKey: this host has no writer key of the archive.
+    """
+    signer = archive.ring.writer()
+    host = archive.settings.host
+    check_label(request.series, "series")
+    if signer is None or signer.writer_id not in archive.objects.writers():
+        raise WrongKey(
+            f"archive {archive.settings.name!r}: this host is not enrolled as a writer; "
+            'see "coopfs writer --help"'
+        )
+    with series_lock(archive.state_folder, f"{host}/{request.series}"):
+        make_writer = DryRunWriter if request.is_dry_run else ArchiveWriter
+        with make_writer(archive, signer) as writer:
+            run = _Run(archive, writer, signer, request, progress, is_stopped)
+            return run.take()
+
+
+class _Source:
+    """One source path and, once it is stored, what became of it."""
+
+    def __init__(self, path: bytes, status: os.stat_result) -> None:
+        self.path = path
+        self.status = status
+        self.entry: Entry | None = None
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        writer: ArchiveWriter,
+        signer: SigningKey,
+        request: SnapshotRequest,
+        progress: Progress,
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        self._archive = archive
+        self._writer = writer
+        self._signer = signer
+        self._request = request
+        self._progress = progress
+        self._is_stopped = is_stopped
+        self._start_ns = time.time_ns()
+        self._start = time.monotonic()
+        self._last_partial = self._start
+        self._generation = archive.index.generation
+        self._witnesses = Witnesses(archive.state, f"{archive.settings.host}/{request.series}")
+        chunker = Chunker(archive.config.chunker, archive.keys.chunker_seed())
+        self._reader = ContentReader(writer, chunker, self._on_read)
+        self._walker = Walker(
+            archive, writer, self._reader, self._witnesses, request.rules, progress
+        )
+        self._walker.between_files = self._between_files
+        self._owners = OwnerNames()
+        self._sources: list[_Source] = []
+        self._in_file = 0  # bytes read of the file being read
+        self._is_checkpointing = False
+        self._head = self._newest()
+
+    def take(self) -> SnapshotReport:
+        """Walk, store, commit; on failure keep what the next run can use."""
+        parent = self._head
+        expected = parent.facts.counts if parent else None
+        self._progress.start(
+            expected.files + expected.others if expected else None,
+            expected.size if expected else None,
+        )
+        try:
+            if self._request.stdin_name is not None:
+                self._store_stream(self._request.stdin_name)
+            else:
+                self._find_sources()
+                for source in self._sources:
+                    self._store_source(source)
+            root = self._build_root([s.entry for s in self._sources if s.entry is not None])
+            facts, snapshot = self._commit(root, State.COMPLETE)
+        except Interrupted:
+            # The store works: what was done counts, and is not read again.
+            with suppress(CoopfsError):
+                self._checkpoint()
+            raise
+        except StoreError:
+            self._salvage()
+            raise
+        return SnapshotReport(
+            snapshot,
+            facts,
+            parent.snapshot_id if parent else None,
+            time.monotonic() - self._start,
+        )
+
+    # --- sources --------------------------------------------------------------
+
+    def _find_sources(self) -> None:
+        for path in self._request.paths:
+            try:
+                self._sources.append(_Source(path, os.lstat(path)))
+            except OSError as exc:
+                self._walker.report(path, exc)
+        if not self._sources:
+            missing = ", ".join(os.fsdecode(path) for path in self._request.paths)
+            raise SourceMissing(f"nothing to take: {missing}: no such file or folder")
+
+    def _store_source(self, source: _Source) -> None:
+        name = os.path.basename(source.path)
+        status = source.status
+        if stat.S_ISDIR(status.st_mode):
+            entry = self._walker.folder_entry(source.path, name or b"/", status)
+            if entry is None:
+                return
+            result = self._walker.store_folder(source.path, entry, status.st_dev)
+            if result is not None:
+                source.entry = entry._replace(tree=result.tree, totals=result.totals)
+                self._walker.tally.folders += 1
+        else:
+            source.entry = self._store_single(source.path, name, status)
+        if source.entry is not None:
+            source.entry = source.entry._replace(name=source.path)
+
+    def _store_single(self, path: bytes, name: bytes, status: os.stat_result) -> Entry | None:
+        """Store a source that is no folder; its witness is a folder of one."""
+        walker = self._walker
+        record = self._request.rules.witness.record(status)
+        names = record + name + b"\0"
+        old = self._witnesses.get(path)
+        entry = walker.unchanged_single(old, names, name, status)
+        if entry is not None:
+            walker.count(entry, "files_unchanged")
+            return entry
+        read_ns = time.time_ns()
+        entry = walker.store_file(path, name, status)
+        if entry is not None:
+            walker.count(entry, "files_new" if old is None else "files_changed")
+            totals = Totals(1, 0, entry.size)
+            walker.rows.append(Witness(path, names, self._tree_of([entry]), totals, read_ns))
+        return entry
+
+    def _store_stream(self, name: str) -> None:
+        """Store standard input as the file *name* at the root."""
+        raw = os.fsencode(name)
+        if not is_entry_name(raw):
+            raise UsageError(f"--stdin-name {name!r}: expected a file name without slashes")
+        content = self._reader.read_stream(0)
+        self._walker.tally.read += content.read_len
+        entry = Entry(
+            raw,
+            Kind.FILE,
+            0o600,
+            os.geteuid(),
+            os.getegid(),
+            time.time_ns(),
+            self._owners.user(os.geteuid()),
+            self._owners.group(os.getegid()),
+            content.size,
+            inline=content.inline,
+            spans=content.spans,
+            span_root=content.span_root,
+        )
+        self._walker.count(entry, "files_new")
+        source = _Source(b"/" + raw, os.stat_result((0,) * 10))
+        source.entry = entry._replace(name=source.path)
+        self._sources.append(source)
+
+    # --- the root -------------------------------------------------------------
+
+    def _tree_of(self, entries: list[Entry]) -> TreeId:
+        builder = TreeBuilder(self._archive.keys.tree_id_key, self._writer.save_tree_node)
+        for entry in entries:
+            builder.add(entry)
+        return builder.finish()
+
+    def _build_root(self, entries: list[Entry]) -> TreeId:
+        """Store the folders above the sources; *entries* carry whole paths as names."""
+        if len(entries) == 1 and entries[0].name == b"/" and entries[0].tree is not None:
+            return entries[0].tree
+        return self._build_above(b"", [(e.name.strip(b"/").split(b"/"), e) for e in entries])[0]
+
+    def _build_above(
+        self, path: bytes, entries: list[tuple[list[bytes], Entry]]
+    ) -> tuple[TreeId, Totals]:
+        by_name: dict[bytes, list[tuple[list[bytes], Entry]]] = {}
+        for parts, entry in entries:
+            by_name.setdefault(parts[0], []).append((parts[1:], entry))
+        stored: list[Entry] = []
+        for name in sorted(by_name):
+            group = by_name[name]
+            rest, entry = group[0]
+            if not rest:
+                stored.append(entry._replace(name=name))
+                continue
+            here = path + b"/" + name
+            tree, totals = self._build_above(here, group)
+            above = base_entry(name, Kind.FOLDER, os.stat(here), self._owners)
+            stored.append(above._replace(tree=tree, totals=totals))
+        files = folders = size = 0
+        for entry in stored:
+            inner = entry.totals
+            if inner is None:
+                files, size = files + 1, size + entry.size
+            else:
+                files, size = files + inner.files, size + inner.size
+                folders += inner.folders + 1
+        return self._tree_of(stored), Totals(files, folders, size)
+
+    # --- while it runs --------------------------------------------------------
+
+    def _on_read(self, length: int) -> None:
+        """Called for every piece of a large file."""
+        self._in_file += length
+        tally = self._walker.tally
+        self._progress.update(files=tally.files + tally.others, bytes_=tally.size + self._in_file)
+        if self._is_stopped():
+            raise Interrupted("interrupted; what was done is kept, the next run continues")
+
+    def _between_files(self) -> None:
+        self._in_file = 0
+        if self._is_stopped():
+            raise Interrupted("interrupted; what was done is kept, the next run continues")
+        writer = self._writer
+        if writer.unflushed_len >= CHECKPOINT_LEN or writer.pending_count >= CHECKPOINT_CHUNKS:
+            self._checkpoint()
+        interval = self._request.partial_interval_s
+        if interval and time.monotonic() - self._last_partial >= interval:
+            self._last_partial = time.monotonic()
+            self._commit_partial()
+
+    def _checkpoint(self) -> list[Entry]:
+        """Make everything stored so far findable by the next run; the walk goes on.
+
+        Returns the entries of the sources as far as they are stored.
+        """
+        opened = self._walker.store_open_folders()
+        self._writer.flush()
+        if not self._request.is_dry_run:
+            self._keep_rows(is_done=False)
+        entries = [source.entry for source in self._sources if source.entry is not None]
+        if opened:
+            entry, tree, totals = opened[0]
+            open_path = self._walker.open_source or b"/"
+            entries.append(entry._replace(name=open_path, tree=tree, totals=totals))
+        return entries
+
+    def _keep_rows(self, *, is_done: bool) -> None:
+        walker = self._walker
+        self._witnesses.put(walker.rows, walker.gone, self._generation, is_done=is_done)
+        walker.rows.clear()
+        walker.gone.clear()
+
+    def _commit_partial(self) -> None:
+        entries = self._checkpoint()
+        if entries and not self._request.is_dry_run:
+            root = self._build_root(entries)
+            self._writer.flush()
+            self._commit(root, State.PARTIAL)
+
+    def _salvage(self) -> None:
+        """The store failed: keep locally what was stored of files that are whole there."""
+        durable = self._writer.salvage()
+        index = self._archive.index
+
+        def is_durable(chunk_id: bytes) -> bool:
+            return chunk_id in durable or index.has(chunk_id)
+
+        with suppress(CoopfsError):
+            rows = self._walker.durable_rows(is_durable, self._writer.unsent_tree_node)
+            self._witnesses.put(rows, (), self._generation, is_done=False)
+
+    # --- commit ---------------------------------------------------------------
+
+    def _newest(self) -> Snapshot | None:
+        host, series = self._archive.settings.host, self._request.series
+        own = [
+            s
+            for s in self._archive.snapshots()
+            if s.facts.host == host and s.facts.series == series
+        ]
+        return max(own, key=lambda s: s.facts.number, default=None)
+
+    def _facts(self, root: TreeId, state: State) -> SnapshotFacts:
+        head = self._archive.heads.get(self._archive.settings.host, self._request.series)
+        tally: Tally = self._walker.tally
+        local = time.localtime(self._start_ns // 1_000_000_000)
+        request = self._request
+        return SnapshotFacts(
+            host=self._archive.settings.host,
+            series=request.series,
+            number=head.number + 1 if head else 1,
+            previous=(head.snapshot_id,) if head else (),
+            time_ns=self._start_ns,
+            zone_offset_s=local.tm_gmtoff,
+            zone_name=local.tm_zone,
+            clock=None,
+            root=root,
+            sources=request.paths,
+            excludes=request.excludes,
+            tags=request.tags,
+            description=request.description,
+            counts=tally.counts(self._writer.new_len, self._writer.stored_len),
+            problems=tuple(tally.problems),
+            problem_count=tally.problem_count,
+            state=state,
+            origin=None,
+            version=__version__,
+            writer_id=self._signer.writer_id,
+            end_ns=time.time_ns(),
+        )
+
+    def _commit(self, root: TreeId, state: State) -> tuple[SnapshotFacts, Snapshot | None]:
+        """Put the snapshot object: the one moment from which the snapshot exists."""
+        archive = self._archive
+        if self._request.is_dry_run:
+            return self._facts(root, state), None
+        self._writer.flush()
+        # Just before: whatever a prune has marked meanwhile is stored anew.
+        secure_tree(archive, self._writer, root, self._generation)
+        facts = self._facts(root, state)
+        body = encode_snapshot(facts)
+        sealed = seal_body(
+            archive.keys,
+            self._signer,
+            Role.SNAPSHOT,
+            archive.config.archive_id,
+            body,
+            os.urandom(32),
+        )
+        archive.store.put(StoreKind.SNAPSHOTS, sealed.object_id, sealed.data)
+        snapshot = archive.objects.add_own(SnapshotId(sealed.object_id), body)
+        self._keep_rows(is_done=state is State.COMPLETE)
+        return facts, snapshot

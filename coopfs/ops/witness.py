@@ -1,0 +1,127 @@
+"""Witnesses: what a source folder looked like when its tree was stored.
+
+Kept locally, one row a folder, never in the archive: trees hold neither inode nor
+ctime, so that they dedup across hosts and disks.  A row says: with these names and
+stats, read at that time, the folder was stored as that tree.  It is true whatever
+became of the run that wrote it, as long as the tree's chunks are in usable packs.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+from coopfs.archive.state import State
+from coopfs.format.tree import Totals
+from coopfs.ids import TreeId
+
+# inode, device, ctime_ns, mtime_ns, size, mode, uid, gid, hard-link id or zeros
+_RECORD: Final = struct.Struct("<QQqqqIII8s")
+RECORD_LEN: Final = _RECORD.size
+NO_LINK: Final = bytes(8)
+_TOTALS: Final = struct.Struct("<QQQ")
+# A file changed within the clock's granularity after it was read keeps its times.
+RACY_NS: Final = 2_000_000_000
+
+
+class Witness(NamedTuple):
+    """One folder's row."""
+
+    path: bytes  # absolute
+    names: bytes  # per entry in name order: record, name, NUL
+    tree: TreeId
+    totals: Totals
+    read_ns: int  # before the folder was looked at
+
+
+class WitnessRules(NamedTuple):
+    """What a user said is not to be trusted (--ignore-inode, --ignore-ctime)."""
+
+    ignore_inode: bool = False
+    ignore_ctime: bool = False
+
+    def record(self, status: os.stat_result, link_id: bytes = NO_LINK) -> bytes:
+        """Return the record of one entry."""
+        return _RECORD.pack(
+            0 if self.ignore_inode else status.st_ino,
+            0 if self.ignore_inode else status.st_dev,
+            0 if self.ignore_ctime else status.st_ctime_ns,
+            status.st_mtime_ns,
+            status.st_size,
+            status.st_mode,
+            status.st_uid,
+            status.st_gid,
+            link_id,
+        )
+
+    def youngest_ns(self, status: os.stat_result) -> int:
+        """Return the time that must lie well before a row's for the row to be believed."""
+        return status.st_mtime_ns if self.ignore_ctime else status.st_ctime_ns
+
+
+def split_names(names: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (name, record) of a row's entries."""
+    start = 0
+    while start < len(names):
+        middle = start + RECORD_LEN
+        end = names.index(b"\0", middle)
+        yield names[middle:end], names[start:middle]
+        start = end + 1
+
+
+class Witnesses:
+    """The rows of one series."""
+
+    def __init__(self, state: State, series: str) -> None:
+        """*series* is ``host/series``; the rows of another are not touched."""
+        self._state = state
+        self._series = series
+
+    def get(self, path: bytes) -> Witness | None:
+        """Return the row of the folder *path*, or None."""
+        row = self._state.connection.execute(
+            "SELECT names, tree, totals, read_ns FROM witnesses WHERE series = ? AND path = ?",
+            (self._series, path),
+        ).fetchone()
+        if row is None:
+            return None
+        names, tree, totals, read_ns = row
+        return Witness(path, names, TreeId(tree), Totals(*_TOTALS.unpack(totals)), read_ns)
+
+    def put(
+        self, rows: Iterable[Witness], gone: Iterable[bytes], generation: int, *, is_done: bool
+    ) -> None:
+        """Keep *rows*, drop the folders *gone* and all below them.
+
+        All trees must be durable and in the index.  With *is_done* every other row
+        of the series was found true in an index of that *generation*.
+        """
+        with self._state.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO witnesses VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    (self._series, w.path, w.names, w.tree, _TOTALS.pack(*w.totals), w.read_ns)
+                    for w in rows
+                ),
+            )
+            for path in gone:
+                # "0" follows "/": the range holds exactly what lies below the folder.
+                connection.execute(
+                    "DELETE FROM witnesses WHERE series = ?"
+                    " AND (path = ? OR (path > ? AND path < ?))",
+                    (self._series, path, path + b"/", path + b"0"),
+                )
+            if is_done:
+                connection.execute(
+                    "INSERT OR REPLACE INTO witness_generations VALUES (?, ?)",
+                    (self._series, generation),
+                )
+
+    def generation(self) -> int:
+        """Return the index's generation in which all rows were last true; -1 before any."""
+        row = self._state.connection.execute(
+            "SELECT generation FROM witness_generations WHERE series = ?", (self._series,)
+        ).fetchone()
+        return int(row[0]) if row else -1
