@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from bench_measure import BenchError, Measured, remove_tree, run
 
 PASSPHRASE = "correct horse battery staple"  # noqa: S105 - of throw-away archives
+HOST = "bench"  # coopfs's name for this host
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +205,9 @@ class Coopfs(Tool):
 
     def mounted_path(self, archive: Archive, path: Path) -> Path:
         """Return where *path* appears in the newest snapshot of the mounted archive."""
-        host = socket.gethostname().split(".")[0]
-        for series in (archive.mountpoint / "by-host" / host).iterdir():
+        for series in (archive.mountpoint / "by-host" / HOST).iterdir():
             return series / "latest" / path.relative_to("/")
-        raise BenchError(f"{archive.mountpoint}: no series of host {host} is shown")
+        raise BenchError(f"{archive.mountpoint}: no series of host {HOST} is shown")
 
     def _settings(self, archive: Archive) -> dict[str, str]:
         settings = {
@@ -221,7 +220,7 @@ class Coopfs(Tool):
 
     def _init_command(self, archive: Archive) -> list[str]:
         unwrapped = [] if archive.with_passphrase else ["--no-passphrase"]
-        return [self.command, "init", str(archive.store), *unwrapped]
+        return [self.command, "init", str(archive.store), "--host", HOST, *unwrapped]
 
     def _snapshot_command(self, archive: Archive, paths: Sequence[Path]) -> list[str]:
         return [self.command, "snapshot", *map(str, paths)]
