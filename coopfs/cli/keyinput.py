@@ -1,0 +1,75 @@
+"""A key from the recovery kit: its file, standard input, or typed words."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from coopfs.cli.context import Context
+from coopfs.cli.passphrase import has_terminal
+from coopfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from coopfs.archive.kit import KitKeys
+
+Which = Literal["archive", "admin"]
+
+
+def obtain_key(ctx: Context, which: Which, kit_file: Path | None) -> bytes:
+    """Return the archive key or the admin key (32 bytes).
+
+    Read from *kit_file*, from standard input where that is no terminal, or asked for.
+
+    Raises:
+        UsageError: there is no such key in it, or nobody to ask.
+        ConfigError: the file cannot be read.
+    """
+    from coopfs.archive.kit import parse_kit, read_kit_file
+
+    if kit_file is not None:
+        return _pick(ctx, read_kit_file(kit_file), which, str(kit_file))
+    if not sys.stdin.isatty():
+        text = sys.stdin.read(1 << 20)
+        if text.strip():
+            return _pick(ctx, parse_kit(text), which, "standard input")
+    if not has_terminal():
+        raise UsageError(
+            f"the {which} key is needed, and there is no terminal to ask on: give its sheet of "
+            "the recovery kit by --recovery-kit FILE or on standard input"
+        )
+    return _ask(which)
+
+
+def _pick(ctx: Context, keys: KitKeys, which: Which, where: str) -> bytes:
+    if which == "archive":
+        if keys.admin_key is not None:
+            ctx.warn(
+                f"{where} holds the admin key as well, which a host that only writes should not "
+                "have: delete it here"
+            )
+        found = keys.archive_key or keys.loose_key
+    else:
+        found = keys.admin_key or keys.loose_key
+    if found is None:
+        raise UsageError(f"{where}: the sheet of the {which} key is not in it")
+    return found
+
+
+def _ask(which: Which) -> bytes:
+    from coopfs.archive.words import KEY_WORDS, parse_words
+
+    # Echoed: nobody types 24 words blindly without a slip.
+    with open("/dev/tty", "r+b", buffering=0) as terminal:
+        terminal.write(
+            f"The {KEY_WORDS} words of the {which} key, in one line or several "
+            "(the first four letters of each are enough):\n".encode()
+        )
+        words: list[str] = []
+        while len(words) < KEY_WORDS:
+            line = terminal.readline()
+            typed = line.decode("utf-8", "replace").split()
+            if not typed:
+                raise UsageError(f"{len(words)} words were typed; nothing was done")
+            words += [word for word in typed if not word.strip(".:)").isdigit()]
+    return parse_words(" ".join(words))
