@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from coopfs.archive.words import KEY_WORDS, key_words, parse_words
+from coopfs.archive.words import key_words, parse_words
 from coopfs.errors import ConfigError, UsageError
 from coopfs.ids import ArchiveId
 
@@ -22,7 +22,8 @@ KIT_LEN_MAX: Final = 256 << 10  # bytes; a real one has about 8 KiB
 QR_BORDER: Final = 4  # modules of quiet zone, ISO/IEC 18004
 _TITLES: Final = {"archive": "ARCHIVE KEY", "admin": "ADMIN KEY"}
 _TITLE = re.compile(r"coopfs recovery kit: *(ARCHIVE|ADMIN) KEY\b", re.IGNORECASE)
-_NUMBERED = re.compile(r"(?<!\S)(\d{1,2})[.:)]? +([^\W\d_]+)(?!\S)")
+_NUMBERED = re.compile(r"(\d{1,2})[.:)]?\s+([^\W\d_]+)")
+_WORD_ROW = re.compile(r"(?:\s*\d{1,2}[.:)]?\s+[^\W\d_]+)+\s*")
 
 _ARCHIVE_TEXT: Final = """\
 Whoever has these 24 words and can reach the store reads everything in the archive.
@@ -146,11 +147,13 @@ def parse_kit(text: str) -> KitKeys:
 
 
 def _parse_sheet(text: str) -> bytes:
-    # Only what is numbered 1 to 24 in order: dates and prose have numbers too.
+    # Lines of nothing but numbered words: dates, ids and prose have numbers too.
     words: list[str] = []
-    for match in _NUMBERED.finditer(text):
-        if int(match[1]) == len(words) + 1 and len(words) < KEY_WORDS:
-            words.append(match[2])
+    for row in filter(_WORD_ROW.fullmatch, text.splitlines()):
+        for number, word in _NUMBERED.findall(row):
+            if int(number) != len(words) + 1:
+                raise UsageError(f"word {len(words) + 1} is missing")
+            words.append(word)
     return parse_words(" ".join(words))
 
 

@@ -43,13 +43,15 @@ def key_words(key: bytes) -> tuple[str, ...]:
 def parse_words(text: str) -> bytes:
     """Return the key (32 bytes) that 24 words stand for, however they were typed.
 
-    Case, spacing, numbering, commas, wide or decomposed letters do not matter; the
-    first four letters of a word are enough.
+    Case, accents, spacing, numbering, commas and wide letters do not matter; the first
+    four letters of a word are enough.
 
     Raises:
         UsageError: too few or many words, an unknown one, or a wrong checksum.
     """
-    plain = unicodedata.normalize("NFKD", text).casefold()
+    plain = "".join(
+        c for c in unicodedata.normalize("NFKD", text).casefold() if not unicodedata.combining(c)
+    )
     typed = re.findall(r"[^\W\d_]+", plain)
     if len(typed) != KEY_WORDS:
         raise UsageError(

@@ -50,6 +50,9 @@ class ScryptParams:
     p: int = 1
 
 
+SCRYPT_WRITTEN: Final = ScryptParams()
+
+
 @dataclass(frozen=True, slots=True)
 class KeyFile:
     """A key file as stored; what is wrapped in it needs :func:`unwrap`."""
@@ -85,7 +88,7 @@ def encode_key_file(
     plaintext = _encode_secrets(secrets)
     if passphrase is None:
         return _frame(KeyFile(purpose, archive_id, None, b"", plaintext))
-    params = params or ScryptParams()
+    params = params or SCRYPT_WRITTEN
     salt = blake3(random + plaintext, derive_key_context=_SALT_CONTEXT).digest()
     unsealed = KeyFile(purpose, archive_id, params, salt, b"")
     cipher = _cipher(unsealed, passphrase)
