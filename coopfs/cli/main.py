@@ -20,6 +20,7 @@ import click
 
 from coopfs import __version__
 from coopfs.cli.context import Context
+from coopfs.cli.fstab import command_line_of
 from coopfs.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CoopfsError
 
 EXIT_BROKEN_PIPE: Final = 128 + signal.SIGPIPE  # what a shell reports for `… | head`
@@ -169,7 +170,8 @@ def run(args: Sequence[str]) -> int:
     try:
         try:
             # Not click's main(): it has exit codes and an idea of a broken pipe of its own.
-            with cli.make_context("coopfs", list(args), obj=context) as ctx:
+            # mount(8) leaves the command out: `coopfs NAME MOUNTPOINT -o OPTIONS`.
+            with cli.make_context("coopfs", command_line_of(args, COMMANDS), obj=context) as ctx:
                 code = cli.invoke(ctx)
         except click.exceptions.Exit as exc:
             code = exc.exit_code

@@ -1,0 +1,226 @@
+"""Blocks and nodes for the event loop: from memory at once, else from a thread.
+
+The one place where the mount leaves the event loop.  A thread hop costs ~140 us,
+so it is paid per block fetched, never per read; concurrent readers of a block
+share one fetch, and what is read ahead is a fetch nobody waits for yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+import trio
+
+from coopfs.archive.archive import Archive
+from coopfs.archive.blocks import Block
+from coopfs.errors import CoopfsError
+from coopfs.format.nodes import TreeNode
+from coopfs.ids import ChunkId, SpanNodeId, TreeId
+from coopfs.view.filemap import SpanLevel
+
+T = TypeVar("T")
+
+ENTRIES_KEPT: Final = 20_000  # decoded tree entries in memory, ~0.7 KB each
+SPANS_KEPT: Final = 100_000  # decoded spans in memory, ~0.2 KB each
+LOCAL_THREADS: Final = 2  # opening a block is CPU work; more only add contention
+REMOTE_THREADS: Final = 8  # requests in flight to a partner, to fill the line
+LOCAL_AHEAD: Final = 16  # blocks fetched ahead at a time, for all readers together
+REMOTE_AHEAD: Final = 48
+REMOTE_RUN: Final = 4  # neighbouring blocks asked for with one range request
+
+
+class _Flight:
+    """A fetch on its way; readers wait for *landed*."""
+
+    __slots__ = ("block", "error", "landed")
+
+    def __init__(self) -> None:
+        self.landed = trio.Event()
+        self.block: Block | None = None
+        self.error: CoopfsError | None = None
+
+
+class Fetcher:
+    """Fetches what is not in memory; used from the event loop only."""
+
+    def __init__(self, archive: Archive, nursery: trio.Nursery) -> None:
+        """Start fetches in *nursery*, which must outlive every reader."""
+        self._archive = archive
+        self._index = archive.index
+        self._blocks = archive.blocks
+        self._nursery = nursery
+        is_local = archive.store.is_local
+        threads = min(LOCAL_THREADS, os.cpu_count() or 1) if is_local else REMOTE_THREADS
+        self._data_threads = trio.CapacityLimiter(threads)
+        self._ahead_max = LOCAL_AHEAD if is_local else REMOTE_AHEAD
+        # A local request is cheap, and blocks opened one by one are there sooner.
+        self._run_max = 1 if is_local else REMOTE_RUN
+        # Names must not queue behind file content.
+        self._name_threads = trio.CapacityLimiter(4)
+        self._flights: dict[int, _Flight] = {}
+        self._ahead = 0
+        self._tree_nodes: OrderedDict[TreeId, TreeNode] = OrderedDict()
+        self._entries_kept = 0
+        self._span_nodes: OrderedDict[SpanNodeId, SpanLevel] = OrderedDict()
+        self._spans_kept = 0
+        self.peek_block: Callable[[int], Block | None] = archive.blocks.peek
+        self.fetched = 0  # blocks that had to be fetched; for the status file
+        self.fetched_ahead = 0  # of these, before anybody asked
+
+    # --- data -----------------------------------------------------------------
+
+    async def blocks(self, block_nos: Iterable[int]) -> dict[int, Block]:
+        """Return blocks by number; those not in memory are fetched side by side.
+
+        Raises:
+            ObjectCorrupt, ObjectNotFound, StoreUnavailable: as BlockReader.load.
+        """
+        found: dict[int, Block] = {}
+        flights: dict[int, _Flight] = {}
+        absent = []
+        for block_no in block_nos:
+            block = self.peek_block(block_no)
+            if block is not None:
+                found[block_no] = block
+            elif block_no in self._flights:
+                flights[block_no] = self._flights[block_no]
+            else:
+                absent.append(block_no)
+        for run in self._runs(absent):
+            flights.update(self._launch(run, is_ahead=False))
+        for block_no, flight in flights.items():
+            await flight.landed.wait()
+            if flight.error is not None:
+                raise flight.error
+            if flight.block is None:
+                raise AssertionError("a flight landed with nothing")
+            found[block_no] = flight.block
+        return found
+
+    def prefetch(self, block_nos: Iterable[int]) -> None:
+        """Fetch blocks nobody waits for yet, as far as there is room for that."""
+        absent = [
+            block_no
+            for block_no in block_nos
+            if block_no not in self._flights and self.peek_block(block_no) is None
+        ]
+        for run in self._runs(absent[: max(self._ahead_max - self._ahead, 0)]):
+            self._launch(run, is_ahead=True)
+
+    def _runs(self, block_nos: list[int]) -> list[list[int]]:
+        """Group neighbours (blocks of a pack are numbered in order) for one request each."""
+        runs: list[list[int]] = []
+        for block_no in block_nos:
+            if runs and runs[-1][-1] + 1 == block_no and len(runs[-1]) < self._run_max:
+                runs[-1].append(block_no)
+            else:
+                runs.append([block_no])
+        return runs
+
+    def _launch(self, run: list[int], *, is_ahead: bool) -> dict[int, _Flight]:
+        flights = {block_no: _Flight() for block_no in run}
+        self._flights.update(flights)
+        self.fetched += len(run)
+        if is_ahead:
+            self._ahead += len(run)
+            self.fetched_ahead += len(run)
+        self._nursery.start_soon(self._fly, flights, is_ahead)
+        return flights
+
+    async def _fly(self, flights: dict[int, _Flight], is_ahead: bool) -> None:
+        try:
+            # Abandoned on unmount: a partner that does not answer must not hold it up.
+            blocks = await trio.to_thread.run_sync(
+                self._blocks.load_run,
+                list(flights),
+                limiter=self._data_threads,
+                abandon_on_cancel=True,
+            )
+            for flight, block in zip(flights.values(), blocks, strict=True):
+                flight.block = block
+        except CoopfsError as exc:
+            for flight in flights.values():
+                flight.error = exc
+        finally:
+            # No checkpoint from here: whoever looks next finds the blocks in memory.
+            for block_no, flight in flights.items():
+                del self._flights[block_no]
+                flight.landed.set()
+            if is_ahead:
+                self._ahead -= len(flights)
+
+    async def chunk(self, chunk_id: ChunkId) -> bytes:
+        """Return a chunk from wherever it can still be read whole (the slow way).
+
+        Raises:
+            ChunkMissing, ChunkCorrupt, StoreUnavailable.
+        """
+        return await trio.to_thread.run_sync(
+            self._archive.load_chunk, chunk_id, limiter=self._data_threads, abandon_on_cancel=True
+        )
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Run blocking work about names (never file content) off the event loop."""
+        return await trio.to_thread.run_sync(
+            function, limiter=self._name_threads, abandon_on_cancel=True
+        )
+
+    # --- nodes ----------------------------------------------------------------
+
+    def peek_tree(self, tree_id: TreeId) -> TreeNode | None:
+        """Return a tree node if it is in memory, decoded."""
+        node = self._tree_nodes.get(tree_id)
+        if node is not None:
+            self._tree_nodes.move_to_end(tree_id)
+        return node
+
+    async def tree(self, tree_id: TreeId) -> TreeNode:
+        """Return a tree node; raises as Archive.load_tree_node."""
+        node = self.peek_tree(tree_id)
+        if node is not None:
+            return node
+        if self._is_near(tree_id):
+            node = self._archive.load_tree_node(tree_id)
+        else:
+            node = await self.in_thread(lambda: self._archive.load_tree_node(tree_id))
+        return self._keep_tree(tree_id, node)
+
+    def _keep_tree(self, tree_id: TreeId, node: TreeNode) -> TreeNode:
+        if tree_id not in self._tree_nodes:
+            self._tree_nodes[tree_id] = node
+            self._entries_kept += len(node.entries) + len(node.children)
+            while self._entries_kept > ENTRIES_KEPT and len(self._tree_nodes) > 1:
+                _, dropped = self._tree_nodes.popitem(last=False)
+                self._entries_kept -= len(dropped.entries) + len(dropped.children)
+        return node
+
+    def peek_spans(self, node_id: SpanNodeId) -> SpanLevel | None:
+        """Return a span node if it is in memory, decoded."""
+        node = self._span_nodes.get(node_id)
+        if node is not None:
+            self._span_nodes.move_to_end(node_id)
+        return node
+
+    async def spans(self, node_id: SpanNodeId) -> SpanLevel:
+        """Return a span node; raises as Archive.load_span_node."""
+        kept = self.peek_spans(node_id)
+        if kept is not None:
+            return kept
+        node = SpanLevel.of_node(
+            await self.in_thread(lambda: self._archive.load_span_node(node_id))
+        )
+        if node_id not in self._span_nodes:  # another reader may have been quicker
+            self._span_nodes[node_id] = node
+            self._spans_kept += len(node.starts)
+        while self._spans_kept > SPANS_KEPT and len(self._span_nodes) > 1:
+            _, dropped = self._span_nodes.popitem(last=False)
+            self._spans_kept -= len(dropped.starts)
+        return node
+
+    def _is_near(self, chunk_id: bytes) -> bool:
+        """Tell whether loading the node needs no more than memory."""
+        location = self._index.first_location(chunk_id)
+        return self.peek_block(location.block_no) is not None

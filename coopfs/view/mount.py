@@ -1,0 +1,116 @@
+"""The life of a mount: made, announced, served until a signal or an unmount, undone.
+
+Owns the event loop, the signals and the process's collector settings.  What is
+shown is :mod:`coopfs.view.fuse`'s; going into the background is
+:mod:`coopfs.view.background`'s.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import trio
+
+from coopfs.archive.archive import Archive
+from coopfs.errors import MountError
+from coopfs.view.fetcher import Fetcher
+from coopfs.view.fuse import MountOperations
+from coopfs.view.mountpoint import SUBTYPE, check_fuse, check_mountpoint, mounted_at
+from coopfs.view.options import MountOptions
+from coopfs.view.refresher import Refresher
+
+READ_AHEAD_KB: Final = 1024  # with 128, the kernel's default, reads are half as fast
+TASKS_MAX: Final = 64  # requests served at once
+# Decoding a folder makes thousands of tuples that live for a while: with Python's own
+# thresholds `find` spends half of its time in the collector.
+GC_THRESHOLDS: Final = (100_000, 20, 50)
+
+log = logging.getLogger(__name__)
+
+
+def run_mount(
+    archive: Archive,
+    mountpoint: str,
+    options: MountOptions,
+    on_ready: Callable[[], None],
+) -> None:
+    """Mount *archive* and serve it until it is unmounted, or SIGTERM or SIGINT comes.
+
+    *on_ready* is called once, when the mount can be used.
+
+    Raises:
+        MountError: the mount cannot be made; says why.
+    """
+    check_fuse(options)
+    path = check_mountpoint(mountpoint, options)
+    trio.run(_serve, archive, path, options, on_ready)
+
+
+async def _serve(
+    archive: Archive, path: str, options: MountOptions, on_ready: Callable[[], None]
+) -> None:
+    refresher = Refresher(archive, options)
+    started = trio.Event()
+    async with trio.open_nursery() as nursery:
+        fetcher = Fetcher(archive, nursery)
+        operations = MountOperations(archive, options, refresher, fetcher, started.set)
+        # Before the mount exists: a signal from here on always ends in an unmount.
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            _make_mount(operations, path, archive.settings.name, options)
+            try:
+                nursery.start_soon(_stop_on_signal, signals)
+                nursery.start_soon(_announce, started, path, on_ready)
+                nursery.start_soon(refresher.run)
+                _settle_collector()
+                await pyfuse3.main(max_tasks=TASKS_MAX)
+            finally:
+                # Unmounts if a signal ended the loop; lazily, so nothing can hold it up.
+                pyfuse3.close(unmount=True)
+                log.info("%s: unmounted", path)
+                nursery.cancel_scope.cancel()
+
+
+def _make_mount(operations: MountOperations, path: str, name: str, options: MountOptions) -> None:
+    # A comma would end the option.
+    source = name.replace("\\", "\\\\").replace(",", "\\,")
+    wanted = {*options.kernel, f"fsname={source}", f"subtype={SUBTYPE}"}
+    try:
+        pyfuse3.init(operations, path, wanted)
+    except (RuntimeError, OSError) as exc:
+        # libfuse has printed the reason itself.
+        raise MountError(f"{path}: the mount was refused; the line above says why") from exc
+
+
+async def _announce(started: trio.Event, path: str, on_ready: Callable[[], None]) -> None:
+    await started.wait()
+    _raise_read_ahead(path)
+    log.info("%s: mounted", path)
+    on_ready()
+
+
+def _raise_read_ahead(path: str) -> None:
+    """Let the kernel read 1 MiB ahead where we may say so (root)."""
+    mounted = mounted_at(path)
+    if mounted is not None:
+        with suppress(OSError):
+            setting = Path(f"/sys/class/bdi/{mounted.device}/read_ahead_kb")
+            setting.write_text(f"{READ_AHEAD_KB}\n")
+
+
+async def _stop_on_signal(signals: AsyncIterator[int]) -> None:
+    async for number in signals:
+        log.info("stopping on %s", signal.Signals(number).name)
+        pyfuse3.terminate()
+
+
+def _settle_collector() -> None:
+    gc.collect()
+    gc.freeze()  # what start-up made stays; never look at it again
+    gc.set_threshold(*GC_THRESHOLDS)
