@@ -22,7 +22,7 @@ from coopfs.archive.settings import ArchiveSettings
 from coopfs.archive.snapshots import Snapshot, SnapshotObjects
 from coopfs.archive.state import State
 from coopfs.errors import DataError, NotAStore, ObjectNotFound, SignatureInvalid, WrongKey
-from coopfs.format.body import open_body, verify_body
+from coopfs.format.body import check_name, open_body, verify_body
 from coopfs.format.config import ArchiveConfig, decode_config
 from coopfs.format.index import IndexObject, decode_index
 from coopfs.format.keys import ArchiveKeys, Role, writer_id_of
@@ -164,7 +164,9 @@ class Archive:
             ObjectNotFound, ObjectCorrupt, FormatUnsupported, WrongKey.
         """
         what = f"index/{object_id.hex()[:16]}"
-        opened = open_body(self.keys, self.store.get(Kind.INDEX, object_id), (Role.INDEX,), what)
+        data = self.store.get(Kind.INDEX, object_id)
+        check_name(data, object_id, what)
+        opened = open_body(self.keys, data, (Role.INDEX,), what)
         content = decode_index(opened.body, what)
         admin_key = self.config.admin_public_key
         if content.writer_id == writer_id_of(admin_key):

@@ -20,7 +20,7 @@ from coopfs.errors import (
     SignatureInvalid,
     WrongKey,
 )
-from coopfs.format.body import OpenedBody, open_body, verify_body
+from coopfs.format.body import OpenedBody, check_name, open_body, verify_body
 from coopfs.format.config import ArchiveConfig
 from coopfs.format.keys import ArchiveKeys, Role
 from coopfs.format.records import (
@@ -149,6 +149,7 @@ class SnapshotObjects:
         for object_id in names:
             try:
                 data = self._store.get(Kind.SNAPSHOTS, object_id)
+                check_name(data, object_id, _label(object_id))
                 opened[object_id] = open_body(self._keys, data, ROLES, _label(object_id))
             except ObjectNotFound:
                 continue

@@ -104,6 +104,20 @@ def open_body(keys: ArchiveKeys, data: bytes, roles: Collection[Role], what: str
     return OpenedBody(header.role, body, inner[:SIGNATURE_LEN], what)
 
 
+def check_name(data: bytes, object_id: bytes, what: str) -> None:
+    """Check that *data* is the object of that name, so that none passes for another.
+
+    The tag alone would let a store show an old snapshot under a new one's name.
+
+    Raises:
+        ObjectCorrupt: the name is another object's.
+    """
+    if hashlib.sha256(data).digest() != object_id:
+        raise ObjectCorrupt(
+            f"{what}: its bytes are not the ones its name stands for; damaged or exchanged"
+        )
+
+
 def verify_body(opened: OpenedBody, archive_id: ArchiveId, public_key: bytes) -> None:
     """Check the signature of an opened body (SignatureInvalid)."""
     message = _signed_message(opened.role, archive_id, opened.body)
