@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from coopfs.format import wrapping
+
 # No deadline: tests share the machine with whatever else runs on it.
 settings.register_profile("coopfs", deadline=None, print_blob=True)
 settings.load_profile("coopfs")
@@ -23,6 +25,12 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         for kind in ("CONFIG", "STATE", "CACHE"):
             patch.setenv(f"COOPFS_{kind}_DIR", str(base / kind.lower()))
         yield
+
+
+@pytest.fixture
+def cheap_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrap keys at a cost that suits tests; what is written otherwise takes 0.3 s a file."""
+    monkeypatch.setattr(wrapping, "SCRYPT_WRITTEN", wrapping.ScryptParams(log_n=4))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
