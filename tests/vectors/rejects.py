@@ -14,7 +14,7 @@ from vectors.node_cases import NEWER, Case
 from vectors.node_cases import changed_map as _with
 
 from coopfs.format import config, encoding, index, records, snapshot
-from coopfs.format.pack import TAG_LEN
+from coopfs.format.sealing import TAG_LEN
 
 
 def _map_of(body: bytes) -> dict[Any, Any]:
