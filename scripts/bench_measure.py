@@ -242,6 +242,9 @@ def mounted(
                 raise BenchError(f"{' '.join(command)}: no mount after {waited:.1f} s\n{said}")
             time.sleep(0.01)
         yield Mounted(process, mountpoint, time.perf_counter() - started)
+    except subprocess.CalledProcessError as exc:
+        said = log_file.read_text(errors="replace")[-2000:]
+        raise BenchError(f"{exc}\nthe mount said:\n{said}") from exc
     finally:
         _unmount(process, mountpoint)
 
