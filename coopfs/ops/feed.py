@@ -1,0 +1,233 @@
+"""Chunks that are about to be needed: their blocks are fetched and decoded ahead.
+
+Owns the window of blocks between what a reader has announced and what it has taken.
+Readers announce chunks in the order in which they will take them, which is close to
+the order of the packs: a snapshot's walk stored them in that order.  Neighbouring
+blocks are fetched by one request; memory is bounded by the window, whatever the size
+of what is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from coopfs.archive.archive import Archive
+from coopfs.archive.blocks import Block
+from coopfs.archive.index import ChunkLocation
+from coopfs.errors import ChunkMissing, DataError, ObjectNotFound
+from coopfs.format.tree import Entry, Span
+from coopfs.ids import ChunkId, short_hex
+
+WINDOW_LEN: Final = 32 << 20  # bytes of blocks announced and not yet taken
+# Bytes of blocks decoded by one thread at a time.  Over a line one request must be worth
+# its round trip; locally small runs keep the threads evenly busy.
+RUN_LEN_LOCAL: Final = 4 << 20
+RUN_LEN_REMOTE: Final = 8 << 20
+# Decoding a block costs ~1.5 ms of CPU without the interpreter lock, writing its files
+# about as much: one thread more than that gains nothing on a local store.  Over a line
+# the threads mostly wait.
+THREADS_LOCAL: Final = min(2, os.cpu_count() or 1)
+THREADS_REMOTE: Final = 4
+PIECES_AHEAD: Final = 4096  # of a file, holes included
+HOLE_PIECE: Final = bytes(1 << 20)
+
+
+class _Held:
+    """A block that somebody has announced."""
+
+    __slots__ = ("block", "plain_len", "run", "takers")
+
+    def __init__(self, plain_len: int) -> None:
+        self.plain_len = plain_len
+        self.takers = 0  # announced and not yet taken
+        self.run: _Run | None = None  # None before it is asked for
+        self.block: Block | None = None  # None before its run is there, or when that failed
+
+
+class _Run(NamedTuple):
+    block_nos: list[int]
+    blocks: Future[list[Block]]
+
+
+class BlockFeed:
+    """See the module; one thread announces and takes, others decode.
+
+    Use it as a context manager.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        """Start no thread before something is announced."""
+        self._archive = archive
+        self._locate = archive.index.first_location
+        is_local = archive.store.is_local
+        self._run_len = RUN_LEN_LOCAL if is_local else RUN_LEN_REMOTE
+        self._pool = ThreadPoolExecutor(
+            THREADS_LOCAL if is_local else THREADS_REMOTE, thread_name_prefix="decode"
+        )
+        self._held: dict[int, _Held] = {}
+        self._held_len = 0  # bytes
+        self._pending: list[int] = []  # announced, not yet asked for
+        self._pending_len = 0  # bytes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._held.clear()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the reader should take before it announces more."""
+        return self._held_len >= WINDOW_LEN
+
+    def announce(self, chunk_id: ChunkId) -> ChunkLocation | None:
+        """Say that *chunk_id* will be taken, once; return what :meth:`take` wants to know.
+
+        None when the index does not know it: then taking it fails.
+        """
+        try:
+            location = self._locate(chunk_id)
+            held = self._held.get(location.block_no)
+            if held is None:
+                held = self._hold(location.block_no)
+        except ChunkMissing:
+            return None
+        held.takers += 1
+        return location
+
+    def _hold(self, block_no: int) -> _Held:
+        plain_len = self._archive.index.block(block_no).plain_len
+        held = self._held[block_no] = _Held(plain_len)
+        self._held_len += plain_len
+        self._pending.append(block_no)
+        self._pending_len += plain_len
+        if self._pending_len >= self._run_len or self.is_full:
+            self._ask()
+        return held
+
+    def _ask(self) -> None:
+        """Hand what is pending to the threads, neighbours together."""
+        pending = sorted(self._pending)  # blocks of a pack are numbered in its order
+        self._pending, self._pending_len = [], 0
+        start = 0
+        for place in range(1, len(pending) + 1):
+            if place == len(pending) or pending[place] != pending[place - 1] + 1:
+                run_nos = pending[start:place]
+                run = _Run(run_nos, self._pool.submit(self._archive.blocks.load_run, run_nos))
+                for block_no in run_nos:
+                    self._held[block_no].run = run
+                start = place
+
+    def take(self, chunk_id: ChunkId, location: ChunkLocation | None) -> memoryview | bytes:
+        """Return a chunk that was announced, verified.
+
+        Raises:
+            ChunkMissing, ChunkCorrupt: no location has it whole.
+            StoreUnavailable: the partner cannot be reached.
+        """
+        if location is None:
+            return self._archive.load_chunk(chunk_id)
+        block_no, offset, length = location
+        held = self._held[block_no]
+        block = held.block or self._await(block_no, held)
+        self.drop(location)
+        if block is None or offset in block.bad:
+            return self._archive.load_chunk(chunk_id)  # alone, and wherever else it lies
+        return memoryview(block.data)[offset : offset + length]
+
+    def drop(self, location: ChunkLocation | None) -> None:
+        """Take back one announcement."""
+        if location is None:
+            return
+        held = self._held[location.block_no]
+        held.takers -= 1
+        if not held.takers:
+            del self._held[location.block_no]
+            self._held_len -= held.plain_len
+            if held.run is None:
+                self._pending.remove(location.block_no)
+                self._pending_len -= held.plain_len
+
+    def _await(self, block_no: int, held: _Held) -> Block | None:
+        """Wait for a block's run; None when the run failed, so that each is tried alone."""
+        if held.run is None:
+            self._ask()
+        if held.run is None:
+            raise AssertionError("asking gave every pending block a run")
+        try:
+            blocks = held.run.blocks.result()
+        except (DataError, ObjectNotFound):
+            return None
+        for number, block in zip(held.run.block_nos, blocks, strict=True):
+            if number in self._held:
+                self._held[number].block = block
+        return held.block
+
+
+class Piece(NamedTuple):
+    """A span of a file and where its chunk was found."""
+
+    length: int  # bytes
+    chunk_id: ChunkId | None  # None: a hole
+    location: ChunkLocation | None
+
+
+def read_content(archive: Archive, feed: BlockFeed, entry: Entry) -> Iterator[memoryview | bytes]:
+    """Yield the content of a file in order, in pieces of at most a chunk; holes as zeros.
+
+    Raises:
+        DataError: a chunk is missing or damaged; what was yielded before is right.
+        StoreUnavailable: the partner cannot be reached.
+    """
+    if entry.inline is not None:
+        yield entry.inline
+        return
+    for piece in _ahead(feed, archive.iter_spans(entry)):
+        if piece.chunk_id is None:
+            yield from _zeros(piece.length)
+            continue
+        yield checked_chunk(feed.take(piece.chunk_id, piece.location), piece.length, piece.chunk_id)
+
+
+def checked_chunk(chunk: memoryview | bytes, length: int, chunk_id: ChunkId) -> memoryview | bytes:
+    """Return *chunk* if it has the length its span says (DataError)."""
+    if len(chunk) != length:
+        raise DataError(
+            f"chunk {short_hex(chunk_id)}: has {len(chunk)} bytes where the file says {length}; "
+            'run "coopfs check --read-data"'
+        )
+    return chunk
+
+
+def _ahead(feed: BlockFeed, spans: Iterable[Span]) -> Iterator[Piece]:
+    waiting: deque[Piece] = deque()
+    try:
+        for length, chunk_id in spans:
+            location = None if chunk_id is None else feed.announce(chunk_id)
+            waiting.append(Piece(length, chunk_id, location))
+            while waiting and (feed.is_full or len(waiting) > PIECES_AHEAD):
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        for piece in waiting:
+            feed.drop(piece.location)
+
+
+def _zeros(length: int) -> Iterator[memoryview | bytes]:
+    whole, rest = divmod(length, len(HOLE_PIECE))
+    for _ in range(whole):
+        yield HOLE_PIECE
+    if rest:
+        yield memoryview(HOLE_PIECE)[:rest]
