@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -256,13 +257,25 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _fill_standard_streams() -> None:
+    """Let no file of ours get the number of a standard stream that is closed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # for good
+
+
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
+    _fill_standard_streams()
     # systemd's and cron's way of saying Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     if "_COOPFS_COMPLETE" in os.environ:
         cli.main(prog_name="coopfs")
-    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, TextIOWrapper):
         # Names are bytes: what is not text in them goes out as it came in.
         is_utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
         sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
