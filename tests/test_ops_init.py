@@ -14,7 +14,7 @@ from coopfs.archive.archive import Archive
 from coopfs.archive.keyring import load_keyring
 from coopfs.archive.kit import read_kit_file
 from coopfs.archive.settings import load_settings
-from coopfs.errors import CoopfsError, NotAStore, StoreError, StoreFull, UsageError
+from coopfs.errors import ConfigError, CoopfsError, NotAStore, StoreError, StoreFull, UsageError
 from coopfs.format.chunker import ChunkerParams
 from coopfs.format.keys import SigningKey
 from coopfs.ops import init
@@ -248,8 +248,9 @@ def test_killed_while_the_records_are_put_it_goes_on_with_the_same_keys(
     kit = read_kit_file(request_.recovery_kit)
     with pytest.raises(NotAStore):
         opened(host)
-    result = make(host, replace(request_, recovery_kit=None))
+    result = make(host, request_)  # the same command: its kit is there already
     assert result.is_resumed
+    assert read_kit_file(request_.recovery_kit) == kit
     assert result.kit.archive_key == kit.archive_key
     assert result.kit.admin_key == kit.admin_key
     assert_usable(host)
@@ -284,18 +285,44 @@ def test_a_full_store_says_how_to_go_on(host: Host, request_: InitRequest) -> No
         Wrapping(patch, lambda store: store.fill_after(100))
         with pytest.raises(StoreFull, match=r"The keys are kept in .*the same command goes on"):
             make(host, request_)
-    assert make(host, replace(request_, recovery_kit=None)).is_resumed
+    assert make(host, request_).is_resumed
     assert_usable(host)
 
 
 def test_a_kit_that_cannot_be_written_stops_before_the_store_is_written(
-    tmp_path: Path, host: Host, request_: InitRequest
+    host: Host, request_: InitRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(CoopfsError, match="cannot be written"):
-        make(host, replace(request_, recovery_kit=tmp_path / "no" / "such" / "kit"))
+    def fail(kit: object, path: Path) -> None:
+        raise ConfigError(f"{path}: cannot be written: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(init, "write_kit", fail)
+        with pytest.raises(ConfigError, match="No space left"):
+            make(host, request_)
     assert everything_below(Path(request_.store)) == {}
     assert make(host, request_).is_resumed
     assert_usable(host)
+
+
+def test_a_kit_without_a_folder_to_be_in_changes_nothing(
+    tmp_path: Path, host: Host, request_: InitRequest
+) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        make(host, replace(request_, recovery_kit=tmp_path / "no" / "kit"))
+    assert everything_below(tmp_path) == {}
+
+
+def test_going_on_does_not_overwrite_another_file(host: Host, request_: InitRequest) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        Wrapping(patch, lambda store: store.crash("put", Kind.SNAPSHOTS))
+        with pytest.raises(SimulatedCrash):
+            make(host, request_)
+    assert request_.recovery_kit is not None
+    request_.recovery_kit.write_text("mine")
+    with pytest.raises(UsageError, match="exists already"):
+        make(host, request_)
+    assert request_.recovery_kit.read_text() == "mine"
+    assert make(host, replace(request_, recovery_kit=None)).is_resumed
 
 
 def test_going_on_as_another_host_is_refused(host: Host, request_: InitRequest) -> None:

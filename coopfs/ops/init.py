@@ -24,7 +24,7 @@ from coopfs.archive.keyring import (
     load_keyring,
     save_secrets,
 )
-from coopfs.archive.kit import RecoveryKit, render_kit
+from coopfs.archive.kit import RecoveryKit, read_kit_file, render_kit
 from coopfs.archive.settings import (
     SETTINGS_FILE,
     ArchiveSettings,
@@ -34,6 +34,7 @@ from coopfs.archive.settings import (
 )
 from coopfs.errors import (
     ConfigError,
+    CoopfsError,
     DataError,
     NotAStore,
     ObjectNotFound,
@@ -101,13 +102,12 @@ def init_archive(
     """
     check_archive_name(request.name)
     check_label(request.host, "host")
-    if request.recovery_kit is not None and os.path.lexists(request.recovery_kit):
-        raise UsageError(f"{request.recovery_kit}: exists already; it was not overwritten")
     address = absolute_address(request.store)
     is_resumed = (dirs.archive_config(request.name) / SETTINGS_FILE).exists()
     if is_resumed:
         settings = _unfinished_settings(dirs, request, address)
     else:
+        _check_kit_place(request.recovery_kit)
         refuse_taken_store(address)
         settings = _make_keys(dirs, request, address, new_passphrase)
     ring = load_keyring(dirs, settings, passphrase)
@@ -115,7 +115,7 @@ def init_archive(
         with _begun_store(address) as store:
             config = _found(store, ring, request.chunker)
             kit = make_kit(settings, config, ring)
-            if request.recovery_kit is not None:
+            if request.recovery_kit is not None and not _is_written(kit, request.recovery_kit):
                 write_kit(kit, request.recovery_kit)
             _write_records(store, settings, config, ring)
             store.put_config(encode_config(ring.keys, config))
@@ -144,6 +144,28 @@ def make_kit(settings: ArchiveSettings, config: ArchiveConfig, ring: KeyRing) ->
 def write_kit(kit: RecoveryKit, path: Path) -> None:
     """Write the kit as a new file, 0600 (ConfigError)."""
     write_private(path.absolute(), render_kit(kit).encode(), replace=False)
+
+
+def _check_kit_place(path: Path | None) -> None:
+    if path is None:
+        return
+    if os.path.lexists(path):
+        raise UsageError(f"{path}: exists already; it was not overwritten")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no such folder to write the recovery kit into")
+
+
+def _is_written(kit: RecoveryKit, path: Path) -> bool:
+    """Tell whether the interrupted run wrote the kit already (UsageError: something else is)."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        keys = read_kit_file(path)
+    except CoopfsError:
+        keys = None
+    if keys is None or (keys.archive_key, keys.admin_key) != (kit.archive_key, kit.admin_key):
+        raise UsageError(f"{path}: exists already; it was not overwritten")
+    return True
 
 
 def is_wrapped(dirs: Dirs, settings: ArchiveSettings) -> bool:
