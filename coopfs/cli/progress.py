@@ -19,7 +19,8 @@ BAR_INTERVAL_S: Final = 0.2
 BAR_DELAY_S: Final = 0.4  # what is done sooner needs no bar (nor 80 ms to import rich)
 LINE_INTERVAL_S: Final = 30.0
 JSON_INTERVAL_S: Final = 1.0
-PATH_SHOWN: Final = 60  # characters
+BAR_WIDTH: Final = 24  # columns
+PATH_SHOWN_MIN: Final = 12  # columns; less says nothing
 
 
 class ProgressReport:
@@ -127,30 +128,36 @@ class ProgressBar(ProgressReport):
                 return
             self._make_bar()
         by_bytes = bool(self.total_bytes)
+        total = self.total_bytes if by_bytes else self.total_files or None
+        numbers = self._numbers()
+        # What is left of the line; the numbers matter more than the path.
+        room = self._bar.console.width - len(self.verb) - len(numbers) - 3
+        room -= BAR_WIDTH + 1 if total else 0
         self._bar.update(
             self._task,
-            total=self.total_bytes if by_bytes else self.total_files or None,
+            total=total,
             completed=self.bytes if by_bytes else self.files,
-            numbers=self._numbers(),
-            current=shorten(self.current, PATH_SHOWN),
+            numbers=numbers,
+            current=shorten(self.current, room) if room >= PATH_SHOWN_MIN else "",
         )
         self._bar.refresh()
 
     def _make_bar(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-        from rich.table import Column
+        from rich.progress import BarColumn, Progress, Task, TextColumn
+        from rich.progress_bar import ProgressBar as Drawn
+
+        class KnownBar(BarColumn):
+            """No bar without a total: one that only pulses says nothing."""
+
+            def render(self, task: Task) -> Drawn:
+                return super().render(task) if task.total else Drawn(width=0)
 
         bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            KnownBar(bar_width=BAR_WIDTH),
             TextColumn("{task.fields[numbers]}", markup=False),
-            TextColumn(
-                "{task.fields[current]}",
-                markup=False,
-                style="dim",
-                table_column=Column(no_wrap=True, overflow="ellipsis"),
-            ),
+            TextColumn("{task.fields[current]}", markup=False, style="dim"),
             console=Console(stderr=True),
             transient=True,
             auto_refresh=False,

@@ -16,12 +16,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coopfs.archive.dirs import TEMPORARY_PREFIX, Dirs, make_private_folder, write_private
+from coopfs.archive.dirs import (
+    TEMPORARY_PREFIX,
+    Dirs,
+    make_private_folder,
+    sync_folder,
+    write_private,
+)
 from coopfs.archive.keyring import (
     ADMIN_KEY_FILE,
     HOST_KEY_FILE,
     KeyRing,
     load_keyring,
+    read_key_file,
     save_secrets,
 )
 from coopfs.archive.kit import RecoveryKit, read_kit_file, render_kit
@@ -170,8 +177,6 @@ def _is_written(kit: RecoveryKit, path: Path) -> bool:
 
 def is_wrapped(dirs: Dirs, settings: ArchiveSettings) -> bool:
     """Tell whether the keys on this machine have a passphrase (ConfigError)."""
-    from coopfs.archive.keyring import read_key_file
-
     path = dirs.archive_config(settings.name) / HOST_KEY_FILE
     return read_key_file(path).scrypt is not None
 
@@ -281,8 +286,6 @@ def save_new_archive(
 
 
 def _publish(folder: Path, target: Path) -> None:
-    from coopfs.archive.dirs import sync_folder
-
     try:
         folder.rename(target)
         sync_folder(target.parent)
