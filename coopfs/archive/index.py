@@ -24,6 +24,7 @@ from coopfs.ids import ID_LEN, ChunkId, ObjectId, PackId, WriterId, short_hex
 
 PREFIX_LEN: Final = 16  # bytes of an id in the look-up table; 2^64 tries to collide
 BLOCKS_KEPT: Final = 1024  # decoded block rows in memory, ~6 KB each
+MARKED: Final = "marked by a prune"  # a reason in lost_packs; for ever
 HOT_CHUNKS: Final = 50_000  # chunks of recently seen blocks, found without SQLite
 
 
@@ -77,6 +78,7 @@ class Index:
         self._packs: dict[int, PackInfo] = {}
         self._hot: dict[bytes, ChunkLocation] = {}
         self._unusable: frozenset[int] = frozenset()
+        self._is_empty = True  # the first snapshot asks 100,000 times
         self.reload()
 
     # --- looking up -----------------------------------------------------------
@@ -96,14 +98,18 @@ class Index:
         unusable = self._state.connection.execute(
             "SELECT pack_no FROM packs JOIN lost_packs USING (pack_id)"
         ).fetchall()
+        first = self._state.connection.execute("SELECT 1 FROM chunks LIMIT 1").fetchone()
         with self._lock:
             self._unusable = frozenset(row[0] for row in unusable)
             self._blocks.clear()
             self._packs.clear()
             self._hot = {}
+            self._is_empty = first is None
 
     def has(self, chunk_id: bytes) -> bool:
         """Tell whether a usable pack holds *chunk_id*, so that it need not be stored."""
+        if self._is_empty:
+            return False
         if not self._unusable:
             row = self._state.connection.execute(
                 "SELECT 1 FROM chunks WHERE prefix = ? LIMIT 1", (chunk_id[:PREFIX_LEN],)
@@ -236,10 +242,11 @@ class Index:
                 )
             if content.marked:
                 connection.executemany(
-                    "INSERT OR REPLACE INTO lost_packs VALUES (?, 'marked by a prune')",
-                    [(pack_id,) for pack_id in content.marked],
+                    "INSERT OR REPLACE INTO lost_packs VALUES (?, ?)",
+                    [(pack_id, MARKED) for pack_id in content.marked],
                 )
                 self._bump_generation()
+        self._is_empty = False
         if content.marked:
             self.reload()
 
@@ -322,6 +329,22 @@ class Index:
         with self._state.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO lost_packs VALUES (?, ?)", (pack_id, reason))
             self._bump_generation()
+        self.reload()
+
+    def lost(self) -> dict[PackId, str]:
+        """Return the packs found damaged or gone, and why; not those a prune has marked."""
+        rows = self._state.connection.execute(
+            "SELECT pack_id, reason FROM lost_packs WHERE reason != ?", (MARKED,)
+        )
+        return {PackId(pack_id): reason for pack_id, reason in rows.fetchall()}
+
+    def mark_found(self, pack_ids: Iterable[PackId]) -> None:
+        """Rely again on packs that were lost and are whole; a prune's mark stays."""
+        with self._state.transaction() as connection:
+            connection.executemany(
+                "DELETE FROM lost_packs WHERE pack_id = ? AND reason != ?",
+                [(pack_id, MARKED) for pack_id in pack_ids],
+            )
         self.reload()
 
     def _bump_generation(self) -> None:

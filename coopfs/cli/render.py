@@ -11,6 +11,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def count(number: int, what: str, plural: str = "") -> str:
+    """Return "1 pack" or "1,234 packs"."""
+    return f"{number:,} {what if number == 1 else plural or what + 's'}"
+
+
 def width_of(text: str) -> int:
     """Return how many columns of a terminal *text* takes."""
     if text.isascii():

@@ -1,0 +1,92 @@
+"""Which chunks the store has, and which of them somebody needs.
+
+Owns a table of 12 bytes a chunk, made for `check`: filled once from the packs'
+directories, then asked once per reference from a tree.  Ten million chunks take
+about 130 MB, where a dictionary of their ids would take more than a gigabyte.
+
+Ids are told apart by their first eight bytes: they are keyed hashes, so a damaged
+or withheld chunk passes for another one with a chance of 1 in 10^12 at ten million
+chunks.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final
+
+_PARTS: Final = 1 << 12  # about 2,400 chunks each when there are ten million
+_SHIFT: Final = 64 - 12
+_PREFIX: Final = struct.Struct(">Q24x")  # the first eight of 32 bytes
+_LEN_MASK: Final = (1 << 26) - 1  # a chunk has at most MAX_BLOCK_LEN, 2^25 bytes
+_NEEDED: Final = 1 << 31  # by a tree of some snapshot
+_SPOILED: Final = 1 << 30  # this copy cannot be read
+
+
+class ChunkTable:
+    """Every copy of every chunk the store is known to have; one thread uses it."""
+
+    def __init__(self) -> None:
+        """Start empty; all :meth:`add` come before :meth:`seal`, all else after."""
+        self._prefixes = [array("Q") for _ in range(_PARTS)]
+        self._facts = [array("I") for _ in range(_PARTS)]  # length and flags
+
+    def __len__(self) -> int:
+        """Return how many copies there are."""
+        return sum(map(len, self._prefixes))
+
+    def add(self, chunk_ids: Sequence[bytes], lengths: Sequence[int]) -> None:
+        """Take in the chunks of a pack; *lengths* in bytes."""
+        prefixes, facts = self._prefixes, self._facts
+        for (prefix,), length in zip(
+            _PREFIX.iter_unpack(b"".join(chunk_ids)), lengths, strict=True
+        ):
+            part = prefix >> _SHIFT
+            prefixes[part].append(prefix)
+            facts[part].append(length)
+
+    def seal(self) -> None:
+        """Sort, so that chunks can be found."""
+        for part in range(_PARTS):
+            prefixes, facts = self._prefixes[part], self._facts[part]
+            order = sorted(range(len(prefixes)), key=prefixes.__getitem__)
+            self._prefixes[part] = array("Q", [prefixes[place] for place in order])
+            self._facts[part] = array("I", [facts[place] for place in order])
+
+    def need(self, chunk_id: bytes, length: int) -> bool:
+        """Note that a tree refers to the chunk; tell whether a copy of *length* can be read."""
+        (prefix,) = _PREFIX.unpack(chunk_id)
+        part = prefix >> _SHIFT
+        prefixes, facts = self._prefixes[part], self._facts[part]
+        place = bisect_left(prefixes, prefix)
+        is_whole = False
+        while place < len(prefixes) and prefixes[place] == prefix:
+            fact = facts[place]
+            facts[place] = fact | _NEEDED
+            is_whole = is_whole or (fact & _LEN_MASK == length and not fact & _SPOILED)
+            place += 1
+        return is_whole
+
+    def spoil(self, chunk_id: bytes, length: int) -> None:
+        """Take one readable copy of the chunk as lost; nothing happens when there is none."""
+        (prefix,) = _PREFIX.unpack(chunk_id)
+        part = prefix >> _SHIFT
+        prefixes, facts = self._prefixes[part], self._facts[part]
+        place = bisect_left(prefixes, prefix)
+        while place < len(prefixes) and prefixes[place] == prefix:
+            if facts[place] & _LEN_MASK == length and not facts[place] & _SPOILED:
+                facts[place] |= _SPOILED
+                return
+            place += 1
+
+    def unneeded(self) -> tuple[int, int]:
+        """Return (count, bytes) of the readable copies nothing refers to."""
+        count = size = 0
+        for facts in self._facts:
+            for fact in facts:
+                if not fact & (_NEEDED | _SPOILED):
+                    count += 1
+                    size += fact & _LEN_MASK
+        return count, size

@@ -1,0 +1,323 @@
+"""Trees under check: every node of every snapshot once, and who is hurt by damage.
+
+Owns the walk from the snapshots' roots down to the chunks, and the paths of what
+cannot be read.  Nodes are told apart by id, so a tree that many snapshots share is
+walked once; memory is about 200 bytes a node.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from coopfs.archive.archive import Archive
+from coopfs.archive.snapshots import Snapshot
+from coopfs.errors import ChunkCorrupt, ChunkMissing, DataError, ObjectNotFound, WrongKey
+from coopfs.format.nodes import SpanNode, TreeNode
+from coopfs.format.tree import Entry, Span, Totals
+from coopfs.ids import ChunkId, SpanNodeId, TreeId, short_hex
+from coopfs.ops.check_chunks import ChunkTable
+from coopfs.ops.check_findings import Findings, HurtFile, Subject
+from coopfs.ops.progress import Progress
+
+# What is kept of a node that was walked: level, entries, and Totals below it.
+_KEPT: Final = struct.Struct("<BQQQQ")
+# What is kept of a span node: level, bytes.
+_KEPT_SPANS: Final = struct.Struct("<BQ")
+_U64: Final = (1 << 64) - 1
+
+
+class _Below(NamedTuple):
+    """A node or folder that a node points to, and what the pointer says of it."""
+
+    tree_id: TreeId
+    is_folder: bool
+    totals: Totals | None  # of a folder, where known
+    entry_count: int  # of a node of the same folder
+    first_name: bytes  # of a node of the same folder
+    name_limit: bytes | None  # its names come before this one; None: no limit
+    name: bytes  # of a folder
+
+
+class _Frame:
+    """A node being walked."""
+
+    __slots__ = (
+        "below",
+        "count",
+        "files",
+        "folders",
+        "is_hurt",
+        "level",
+        "size",
+        "todo",
+        "tree_id",
+    )
+
+    def __init__(self, tree_id: TreeId, level: int) -> None:
+        self.tree_id = tree_id
+        self.level = level
+        self.count = 0  # entries of the folder here and below
+        self.files = self.folders = self.size = 0
+        self.is_hurt = False
+        self.below: list[_Below] = []
+        self.todo: list[_Below] = []
+
+
+class TreeCheck:
+    """Walks trees against the chunks the store has."""
+
+    def __init__(
+        self, archive: Archive, table: ChunkTable, findings: Findings, progress: Progress
+    ) -> None:
+        """*archive* has nodes from the store alone; *table* is sealed."""
+        self._archive = archive
+        self._table = table
+        self._findings = findings
+        self._progress = progress
+        self._done: dict[TreeId, bytes] = {}
+        self._hurt: set[TreeId] = set()  # walked, something below cannot be read
+        self._unreadable: dict[bytes, str] = {}  # node id -> why
+        self._spans_done: dict[SpanNodeId, bytes] = {}
+        self._spans_hurt: set[SpanNodeId] = set()
+        self.node_count = 0
+        self.file_count = 0
+
+    # --- every node once --------------------------------------------------------
+
+    def walk(self, root: TreeId) -> bool:
+        """Walk the tree of one snapshot; tell whether everything in it can be read."""
+        stack: list[_Frame] = []
+        self._enter(_Below(root, True, None, 0, b"", None, b"/"), stack)
+        while stack:
+            frame = stack[-1]
+            if frame.todo:
+                below = frame.todo.pop()
+                if below.tree_id not in self._done and below.tree_id not in self._unreadable:
+                    self._enter(below, stack)
+            else:
+                self._leave(frame)
+                stack.pop()
+        return root not in self._hurt and root not in self._unreadable
+
+    def _enter(self, below: _Below, stack: list[_Frame]) -> None:
+        tree_id = below.tree_id
+        if tree_id in self._done or tree_id in self._unreadable:
+            return
+        try:
+            node = self._archive.load_tree_node(tree_id)
+        except (DataError, ObjectNotFound, WrongKey) as exc:
+            self._unreadable[tree_id] = _why(exc)
+            self._damage(tree_id, f"tree {short_hex(tree_id)}: cannot be read: {_why(exc)}")
+            return
+        self.node_count += 1
+        self._table.need(tree_id, 0)
+        self._check_names(below, node)
+        frame = _Frame(tree_id, node.level)
+        for entry in node.entries:
+            if entry.tree is not None:
+                frame.below.append(_Below(entry.tree, True, entry.totals, 0, b"", None, entry.name))
+                frame.folders += 1
+            else:
+                frame.files += 1
+                frame.size += entry.size
+                if self._lost_of(entry) is not None:
+                    frame.is_hurt = True
+        frame.count = len(node.entries)
+        for place, child in enumerate(node.children):
+            last = place + 1 == len(node.children)
+            limit = below.name_limit if last else node.children[place + 1].first_name
+            frame.below.append(
+                _Below(child.tree_id, False, None, child.entry_count, child.first_name, limit, b"")
+            )
+        self.file_count += frame.files
+        self._progress.update(files=self.file_count, bytes_=0)
+        frame.todo = frame.below[::-1]
+        stack.append(frame)
+
+    def _check_names(self, below: _Below, node: TreeNode) -> None:
+        if below.is_folder:
+            return
+        names = [entry.name for entry in node.entries] or [c.first_name for c in node.children]
+        limit = below.name_limit
+        if not names or names[0] != below.first_name or (limit is not None and names[-1] >= limit):
+            self._damage(
+                below.tree_id,
+                f"tree {short_hex(below.tree_id)}: its names are not those the node above "
+                "says, so some cannot be found; do not trust its writer",
+            )
+
+    def _leave(self, frame: _Frame) -> None:
+        """Add up what is below *frame* and compare it with what its pointers say."""
+        for below in frame.below:
+            kept = self._done.get(below.tree_id)
+            if kept is None:
+                frame.is_hurt = True  # unreadable; its totals are taken on trust
+                if below.totals is not None:
+                    self._add(frame, below.totals)
+                frame.count += below.entry_count
+                continue
+            level, count, *numbers = _KEPT.unpack(kept)
+            totals = Totals(*numbers)
+            self._add(frame, totals)
+            is_hurt_below = below.tree_id in self._hurt
+            frame.is_hurt = frame.is_hurt or is_hurt_below
+            if below.is_folder:
+                if below.totals not in (None, totals) and not is_hurt_below:
+                    self._damage(
+                        frame.tree_id,
+                        f"tree {short_hex(frame.tree_id)}: says that folder {below.name!r} holds "
+                        f"{below.totals}, it holds {totals}; do not trust its writer",
+                    )
+                continue
+            frame.count += count
+            if level != frame.level - 1 or count != below.entry_count:
+                self._damage(
+                    frame.tree_id,
+                    f"tree {short_hex(frame.tree_id)}: says that its node "
+                    f"{short_hex(below.tree_id)} has {below.entry_count} entries at level "
+                    f"{frame.level - 1}, it has {count} at level {level}; do not trust its writer",
+                )
+        self._done[frame.tree_id] = _KEPT.pack(
+            frame.level, frame.count, frame.files, frame.folders, min(frame.size, _U64)
+        )
+        if frame.is_hurt:
+            self._hurt.add(frame.tree_id)
+
+    @staticmethod
+    def _add(frame: _Frame, totals: Totals) -> None:
+        frame.files += totals.files
+        frame.folders += totals.folders
+        frame.size += totals.size
+
+    def _damage(self, tree_id: bytes, message: str) -> None:
+        self._findings.damage(Subject.TREE, tree_id, message)
+
+    # --- content -----------------------------------------------------------------
+
+    def _lost_of(self, entry: Entry) -> tuple[int, int, str] | None:
+        """Return (bytes, first offset, why) of what cannot be read of a file, or None."""
+        spans = entry.spans
+        if spans is not None:
+            for length, chunk_id in spans:
+                if chunk_id is not None and not self._table.need(chunk_id, length):
+                    return self._lost_in(iter(spans))
+            return None
+        if entry.span_root is not None:
+            return self._lost_of_span_tree(entry, entry.span_root)
+        if entry.unsupported:
+            return entry.size, 0, entry.unsupported
+        return None
+
+    def _lost_in(self, spans: Iterator[Span]) -> tuple[int, int, str]:
+        lost, first, offset = 0, -1, 0
+        for length, chunk_id in spans:
+            if chunk_id is not None and not self._table.need(chunk_id, length):
+                lost += length
+                first = offset if first < 0 else first
+            offset += length
+        return lost, max(first, 0), ""
+
+    def _lost_of_span_tree(self, entry: Entry, root: SpanNodeId) -> tuple[int, int, str] | None:
+        self._walk_spans(root, None)
+        kept = self._spans_done.get(root)
+        if kept is None:
+            return entry.size, 0, self._unreadable[root]
+        _, length = _KEPT_SPANS.unpack(kept)
+        if length != entry.size:
+            why = f"its chunks have {length} bytes, its entry says {entry.size}"
+            return entry.size, 0, f"{why}; do not trust its writer"
+        if root not in self._spans_hurt:
+            return None
+        try:
+            return self._lost_in(self._readable_spans(root, entry.size))
+        except (DataError, ObjectNotFound, WrongKey) as exc:
+            return entry.size, 0, _why(exc)
+
+    def _walk_spans(self, node_id: SpanNodeId, level: int | None) -> None:
+        """Walk a span tree once; levels descend, so recursion is bounded by MAX_LEVEL."""
+        if node_id in self._spans_done or node_id in self._unreadable:
+            return
+        try:
+            node = self._archive.load_span_node(node_id)
+            if level is not None and node.level != level:
+                raise DataError(f"span node {short_hex(node_id)}: at the wrong level")
+        except (DataError, ObjectNotFound, WrongKey) as exc:
+            self._unreadable[node_id] = _why(exc)
+            self._damage(node_id, f"span node {short_hex(node_id)}: cannot be read: {_why(exc)}")
+            return
+        self.node_count += 1
+        self._table.need(node_id, 0)
+        length = 0
+        is_hurt = False
+        for span_len, chunk_id in node.spans:
+            length += span_len
+            if chunk_id is not None and not self._table.need(chunk_id, span_len):
+                is_hurt = True
+        for child in node.children:
+            self._walk_spans(child.node_id, node.level - 1)
+            kept = self._spans_done.get(child.node_id)
+            length += child.length
+            if kept is None:
+                is_hurt = True
+                continue
+            child_level, child_len = _KEPT_SPANS.unpack(kept)
+            is_hurt = is_hurt or child.node_id in self._spans_hurt
+            if child_len != child.length or child_level != node.level - 1:
+                self._damage(
+                    node_id,
+                    f"span node {short_hex(node_id)}: says that {short_hex(child.node_id)} has "
+                    f"{child.length} bytes, it has {child_len}; do not trust its writer",
+                )
+                is_hurt = True
+        self._spans_done[node_id] = _KEPT_SPANS.pack(node.level, min(length, _U64))
+        if is_hurt:
+            self._spans_hurt.add(node_id)
+
+    def _readable_spans(self, node_id: SpanNodeId, size: int) -> Iterator[Span]:
+        """Yield a file's spans; what is below an unreadable node as one that is lost."""
+        if node_id in self._unreadable:
+            yield Span(size, _NO_CHUNK)
+            return
+        node: SpanNode = self._archive.load_span_node(node_id)
+        yield from node.spans
+        for child in node.children:
+            yield from self._readable_spans(child.node_id, child.length)
+
+    # --- who is hurt -------------------------------------------------------------
+
+    def hurt_files(self, snapshot: Snapshot) -> Iterator[HurtFile]:
+        """Yield what cannot be read of a snapshot that was walked, in path order."""
+        root = snapshot.facts.root
+        pending: list[tuple[bytes, TreeId]] = [(b"", root)]
+        while pending:
+            path, tree_id = pending.pop()
+            if tree_id in self._unreadable:
+                yield HurtFile(snapshot, path or b"/", True, 0, 0, 0, self._unreadable[tree_id])
+                continue
+            if tree_id not in self._hurt:
+                continue
+            node = self._archive.load_tree_node(tree_id)
+            for entry in node.entries:
+                lost = self._lost_of(entry)
+                if lost is not None:
+                    yield HurtFile(snapshot, path + b"/" + entry.name, False, entry.size, *lost)
+            pending += [
+                (path + b"/" + entry.name, entry.tree)
+                for entry in reversed(node.entries)
+                if entry.tree is not None
+            ]
+            pending += [(path, child.tree_id) for child in reversed(node.children)]
+
+
+_NO_CHUNK: Final = ChunkId(bytes(32))  # stands for a chunk that is nowhere
+
+
+def _why(exc: Exception) -> str:
+    """Return the reason without advice to run the check that is running."""
+    if isinstance(exc, ChunkMissing):
+        return "no pack in the store has it"
+    if isinstance(exc, ChunkCorrupt) and exc.__cause__ is not None:
+        return str(exc.__cause__)
+    return str(exc)
