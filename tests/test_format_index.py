@@ -45,7 +45,7 @@ def test_what_is_listed_comes_back(
 
 def test_the_index_alone_opens_a_block() -> None:
     pack = decode_index(encode_index(s.writer_index()), "index").packs[0]
-    data = b"".join(s.data_pack().parts)
+    data = bytes(s.data_pack().data)
     block = pack.directory.blocks[1]
 
     plain = open_block(

@@ -16,13 +16,13 @@ from coopfs.format.keys import SIGN_PACK, Role
 from coopfs.format.sealing import HEADER_LEN, TAG_LEN, Opener, Sealer, Section, padded_len
 
 PACK = s.data_pack()
-DATA = b"".join(PACK.parts)
+DATA = bytes(PACK.data)
 DIRECTORY_AT = p.decode_trailer(s.KEYS, DATA, len(DATA), "pack")[1:]
 
 
 def build(drafts: Sequence[p.BlockDraft], label: str = "test") -> tuple[p.BuiltPack, bytes]:
     built = p.build_pack(s.KEYS, s.WRITER, Role.DATA, drafts, s.random_of(label))
-    return built, b"".join(built.parts)
+    return built, bytes(built.data)
 
 
 def read_blocks(data: bytes) -> list[bytes]:
@@ -49,12 +49,12 @@ def test_what_is_packed_comes_back(content: list[list[bytes]], random: bytes, ro
         drafts.append(p.BlockDraft(codec, stored, len(b"".join(block)) * 9, ids))
 
     built = p.build_pack(s.KEYS, s.WRITER, role, drafts, random)
-    data = b"".join(built.parts)
+    data = bytes(built.data)
 
     assert read_blocks(data) == [b"".join(block) * 9 for block in content]
     parsed = p.parse_pack(s.KEYS, data, "pack")
     assert parsed.directory == built.directory
-    assert built.size == len(data) == padded_len(len(data))
+    assert len(built.data) == len(data) == padded_len(len(data))
     p.verify_directory(parsed.directory, s.WRITER.public_key, "pack")
 
 

@@ -56,7 +56,7 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Read everything, store nothing.")
 @click.pass_obj
-def command(ctx: Context, **options: Any) -> int:
+def command(ctx: Context, /, **options: Any) -> int:
     """Take PATHs into the archive as a new snapshot, or a stream with --stdin-name.
 
     Paths keep their place from the root: /home/ann appears as home/ann. Only what
@@ -66,9 +66,11 @@ def command(ctx: Context, **options: Any) -> int:
     Exit codes: 0 done; 3 the snapshot was taken, but some sources could not be read;
     130 interrupted (the next run continues).
     """
+    from coopfs.archive.allocator import keep_buffers
     from coopfs.errors import EXIT_DONE, EXIT_SOURCES_UNREADABLE
     from coopfs.ops.snapshot import take_snapshot
 
+    keep_buffers()
     settings = ctx.load_settings()
     if options["host"] not in (None, settings.host):
         raise click.UsageError(

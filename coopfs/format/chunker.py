@@ -16,7 +16,7 @@ from pyfastcdc import FastCDC
 from coopfs.errors import FormatUnsupported, ObjectCorrupt
 
 CHUNKER_NAME: Final = "fastcdc2020-nc1"
-AVG_DEFAULT: Final = 64 << 10  # bytes; scripts/bench chunker, table in coopfs-format(5)
+AVG_DEFAULT: Final = 32 << 10  # bytes; scripts/bench chunker, table in coopfs-format(5)
 AVG_MIN: Final = 4 << 10
 AVG_MAX: Final = 4 << 20
 

@@ -57,7 +57,7 @@ class BlockDraft:
     """A block ready for sealing: what compression made of its chunks."""
 
     codec: int
-    stored: bytes  # codec's output
+    stored: bytes | memoryview  # codec's output
     plain_len: int  # bytes of all chunks
     chunks: tuple[tuple[bytes, int], ...]  # (id, length in bytes) in order
 
@@ -92,8 +92,7 @@ class BuiltPack:
     """A finished pack: the bytes to store and what the index needs to know."""
 
     pack_id: PackId
-    size: int  # bytes
-    parts: tuple[bytes, ...]  # concatenated they are the object
+    data: memoryview
     header: Header
     directory: Directory
 
@@ -179,26 +178,23 @@ def build_pack(
     # are functions of the ciphertext and so cannot be hedged over.
     sections += [(Section.PADDING, 0, padding), (Section.DIRECTORY, 0, blank)]
     sealer = Sealer(keys, role, make_salt(keys, role, random, sections))
-    parts = [sealer.header_bytes]
-    parts += [sealer.seal(Section.BLOCK, i, d.stored) for i, d in enumerate(drafts)]
-    parts.append(sealer.seal(Section.PADDING, 0, padding))
 
-    digester = blake3()
-    for part in parts:
-        digester.update(part)
-    body = encode_directory_body(drafts, signer.writer_id, digester.digest())
+    # Sealed in place: a pack is 16 MiB, and every copy of it costs as much as sealing.
+    data = memoryview(bytearray(size))
+    data[:HEADER_LEN] = sealer.header_bytes
+    end = HEADER_LEN
+    for i, draft in enumerate(drafts):
+        end = sealer.seal_into(data, end, Section.BLOCK, i, draft.stored)
+    end = sealer.seal_into(data, end, Section.PADDING, 0, padding)
+    body = encode_directory_body(drafts, signer.writer_id, blake3(data[:end]).digest())
     signature = signer.sign(SIGN_PACK, body)
-    parts.append(sealer.seal(Section.DIRECTORY, 0, body + signature))
-    position = _POSITION.pack(size - TRAILER_LEN - directory_len, directory_len)
-    parts.append(sealer.header_bytes + sealer.seal(Section.TRAILER, 0, position))
-
-    name = hashlib.sha256()
-    for part in parts:
-        name.update(part)
+    position = _POSITION.pack(end, directory_len)
+    end = sealer.seal_into(data, end, Section.DIRECTORY, 0, body + signature)
+    data[end : end + HEADER_LEN] = sealer.header_bytes
+    sealer.seal_into(data, end + HEADER_LEN, Section.TRAILER, 0, position)
     return BuiltPack(
-        pack_id=PackId(name.digest()),
-        size=size,
-        parts=tuple(parts),
+        pack_id=PackId(hashlib.sha256(data).digest()),
+        data=data,
         header=sealer.header,
         directory=decode_directory(body, signature, "new pack"),
     )

@@ -93,7 +93,10 @@ def decode_header(data: bytes, what: str, roles: Collection[Role]) -> Header:
 
 
 def make_salt(
-    keys: ArchiveKeys, role: Role, random: bytes, sections: Iterable[tuple[Section, int, bytes]]
+    keys: ArchiveKeys,
+    role: Role,
+    random: bytes,
+    sections: Iterable[tuple[Section, int, bytes | memoryview]],
 ) -> bytes:
     """Return the salt of a new object: keyed hash of *random* and all it will seal.
 
@@ -127,6 +130,21 @@ class Sealer:
         ciphertext, tag = cipher.encrypt_and_digest(plaintext)
         sealed: bytes = ciphertext + tag
         return sealed
+
+    def seal_into(
+        self,
+        target: memoryview,
+        offset: int,
+        section: Section,
+        ordinal: int,
+        plaintext: bytes | memoryview,
+    ) -> int:
+        """Write ciphertext and tag to *target* from *offset* on; return where they end."""
+        end = offset + len(plaintext)
+        cipher = _cipher(self._key, self.header_bytes, section, ordinal, len(plaintext))
+        cipher.encrypt(plaintext, output=target[offset:end])
+        target[end : end + TAG_LEN] = cipher.digest()
+        return end + TAG_LEN
 
 
 class Opener:

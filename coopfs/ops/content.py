@@ -82,20 +82,26 @@ class ContentReader:
             size = max(os.fstat(fd).st_size, position)
             spans.add_hole(size - position)
         else:
-            self._read_range(fd, 0, None, spans)
+            self._read_range(fd, 0, None, spans, size + 1)
         return spans.content()
 
-    def _read_range(self, fd: int, start: int, end: int | None, spans: _SpanList) -> int:
-        """Store the bytes from *start* up to *end* (or the end of the file); return where."""
+    def _read_range(
+        self, fd: int, start: int, end: int | None, spans: _SpanList, expected: int = READ_LEN
+    ) -> int:
+        """Store the bytes from *start* up to *end* (or the end of the file); return where.
+
+        *expected* saves asking for, and allocating, far more than there is.
+        """
         position = start
         while True:
-            want = READ_LEN if end is None else min(READ_LEN, end - position)
+            want = min(expected, READ_LEN) if end is None else min(READ_LEN, end - position)
+            expected = READ_LEN
             buffer = os.pread(fd, want, position) if want else b""
             is_last = len(buffer) < want or position + want == end or not want
             view = memoryview(buffer)
             used = 0
             for offset, length in self._chunker.cut(view, is_last=is_last):
-                spans.add_data(view[offset : offset + length])
+                spans.add_data(view[offset : offset + length], offset)
                 used = offset + length
             self._on_read(used)
             position += used
@@ -124,7 +130,7 @@ class ContentReader:
             view = memoryview(buffer)
             used = 0
             for offset, length in self._chunker.cut(view, is_last=not piece):
-                spans.add_data(view[offset : offset + length])
+                spans.add_data(view[offset : offset + length], offset)
                 used = offset + length
             self._on_read(used)
             if not piece:
@@ -144,7 +150,7 @@ class _SpanList:
         self._size = 0
         self._data_len = 0
 
-    def add_data(self, piece: memoryview) -> None:
+    def add_data(self, piece: memoryview, at: int) -> None:
         length = len(piece)
         is_held = self._size == 0 and length <= INLINE_MAX
         self._size += length
@@ -153,7 +159,7 @@ class _SpanList:
             self._held = bytes(piece)
         else:
             self._let_go()
-            self._add(Span(length, self._writer.save_chunk(piece)))
+            self._add(Span(length, self._writer.save_chunk(piece, at)))
 
     def _let_go(self) -> None:
         if self._held:

@@ -24,6 +24,7 @@ _KIND_OF_TYPE: Final = {
     stat.S_IFCHR: Kind.CHAR_DEVICE,
     stat.S_IFBLK: Kind.BLOCK_DEVICE,
 }
+_TYPE_BITS: Final = 0o170000  # what stat.S_IFMT() leaves, without the call
 _NO_XATTRS: Final = frozenset((errno.ENOTSUP, errno.ENODATA, errno.ENOSYS))
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -61,7 +62,7 @@ class OwnerNames:
 
 def kind_of(mode: int) -> Kind | None:
     """Return what an ``st_mode`` says; None for a type no archive holds (a door, say)."""
-    return _KIND_OF_TYPE.get(stat.S_IFMT(mode))
+    return _KIND_OF_TYPE.get(mode & _TYPE_BITS)
 
 
 def read_xattrs(target: int | bytes) -> Xattrs:
@@ -73,9 +74,9 @@ def read_xattrs(target: int | bytes) -> Xattrs:
     Raises:
         OSError: they cannot be read.
     """
-    follow = isinstance(target, int)
+    follow = type(target) is int
     try:
-        names = os.listxattr(target, follow_symlinks=follow)
+        names = os.listxattr(target) if follow else os.listxattr(target, follow_symlinks=False)
     except OSError as exc:
         if exc.errno in _NO_XATTRS:
             return ()

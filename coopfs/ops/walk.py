@@ -21,7 +21,7 @@ from coopfs.archive.writer import ArchiveWriter
 from coopfs.errors import DataError
 from coopfs.format.nodes import TreeBuilder, TreeNode
 from coopfs.format.snapshot import PROBLEMS_MAX, Counts, Problem
-from coopfs.format.tree import HARD_LINK_ID_LEN, Entry, Kind, Totals, is_entry_name
+from coopfs.format.tree import HARD_LINK_ID_LEN, NAME_MAX, Entry, Kind, Totals
 from coopfs.ids import TreeId
 from coopfs.ops.content import ContentReader
 from coopfs.ops.exclude import Excludes
@@ -318,7 +318,7 @@ class Walker:
         except OSError as exc:
             self.report(path, exc)
             xattrs = ()
-        if not is_entry_name(name) and path != b"/":
+        if len(name) > NAME_MAX:
             self.report(path, "its name is too long to be stored")
             return None
         return entry._replace(xattrs=xattrs) if xattrs else entry
@@ -392,7 +392,8 @@ class Walker:
         self, folder: _OpenFolder, path: bytes, name: bytes, status: os.stat_result
     ) -> Entry | None:
         """Return the entry of anything but a folder; None when it cannot be had."""
-        self.between_files()
+        if not folder.place & 63:  # every file would cost more than the answer is worth
+            self.between_files()
         if folder.old is not None:
             if folder.old_records is None:
                 self._load_old(folder)
@@ -450,7 +451,7 @@ class Walker:
     def store_file(self, path: bytes, name: bytes, status: os.stat_result) -> Entry | None:
         """Store whatever *path* is, a folder excepted; None (and a report) when it cannot be."""
         kind = kind_of(status.st_mode)
-        if kind is None or not is_entry_name(name):
+        if kind is None or len(name) > NAME_MAX:
             self.report(path, "its type or name cannot be stored")
             return None
         try:

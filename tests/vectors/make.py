@@ -169,8 +169,8 @@ def objects() -> dict[str, bytes]:
         "config-copy": (Role.CONFIG, parts["config"], s.ADMIN),
     }
     found = {name: s.sealed(*arguments).data for name, arguments in sealed.items()}
-    found["pack-data"] = b"".join(s.data_pack().parts)
-    found["pack-meta"] = b"".join(s.meta_pack().parts)
+    found["pack-data"] = bytes(s.data_pack().data)
+    found["pack-meta"] = bytes(s.meta_pack().data)
     found["config"] = config.encode_config(s.KEYS, s.CONFIG)
     return found
 
@@ -235,7 +235,7 @@ def layout() -> dict[str, Any]:
             for block in built.directory.blocks
         ],
         "trailer_len": pack.TRAILER_LEN,
-        "size": built.size,
+        "size": len(built.data),
         "pack_id": built.pack_id.hex(),
         "chunks": [
             [chunk_id.hex(), length]

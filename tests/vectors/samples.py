@@ -100,7 +100,7 @@ def meta_pack() -> BuiltPack:
 
 def indexed(pack: BuiltPack, answers: tuple[bytes, ...] = ()) -> IndexedPack:
     """Return how the index lists *pack*."""
-    return IndexedPack(pack.pack_id, pack.size, pack.header, pack.directory, answers)
+    return IndexedPack(pack.pack_id, len(pack.data), pack.header, pack.directory, answers)
 
 
 def writer_index() -> IndexObject:
