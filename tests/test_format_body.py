@@ -176,5 +176,13 @@ def test_an_object_too_short_for_its_frame_is_refused(length: int) -> None:
         open_as(seal_inner(bytes(length)), Role.SNAPSHOT)
 
 
+def test_an_object_passes_under_its_own_name_alone() -> None:
+    older = s.sealed(Role.SNAPSHOT, b"an older snapshot", s.WRITER)
+
+    b.check_name(SEALED.data, SEALED.object_id, "object")
+    with pytest.raises(ObjectCorrupt, match="object: its bytes are not the ones"):
+        b.check_name(older.data, SEALED.object_id, "object")
+
+
 def test_header_and_tag_are_all_that_sealing_adds() -> None:
     assert len(seal_inner(bytes(100))) == HEADER_LEN + 100 + TAG_LEN

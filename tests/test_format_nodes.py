@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vectors import samples as s
 
-from coopfs.errors import ObjectCorrupt
+from coopfs.errors import DataError, ObjectCorrupt
 from coopfs.format import encoding, nodes
 from coopfs.format.tree import Entry, Kind, Span, encode_entry, flatten_spans
 from coopfs.ids import ChunkId, SpanNodeId, TreeId
@@ -211,7 +211,7 @@ def test_a_subtree_shared_by_two_pointers_is_refused() -> None:
 @given(st.binary(max_size=80))
 def test_nodes_of_noise_are_refused(data: bytes) -> None:
     for decode in (nodes.decode_tree_node, nodes.decode_span_node):
-        with pytest.raises(ObjectCorrupt):
+        with pytest.raises(DataError, match="node: "):
             decode(data, "node")
 
 

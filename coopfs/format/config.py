@@ -70,7 +70,7 @@ def peek_config(data: bytes, what: str) -> ArchiveConfig:
         FormatUnsupported: written by a newer coopfs.
         ObjectCorrupt: malformed.
     """
-    if len(data) < len(MAGIC) and MAGIC.startswith(data):
+    if MAGIC.startswith(data):
         raise ObjectCorrupt(f"{what}: config is truncated to {len(data)} bytes")
     if not data.startswith(MAGIC):
         raise NotAStore(

@@ -167,7 +167,9 @@ def _body_cases() -> dict[str, Case]:
 
 def _config_cases() -> dict[str, Case]:
     good = config.encode_config(s.KEYS, s.CONFIG)
+    body = encoding.encode(_with(_map_of(good[41:]), k63=bytes(1 << 16)))
     return {
+        "config: an unknown key too long": Case("config", good[:41] + body),
         "config: empty": Case("config", b""),
         "config: torn in its magic": Case("config", good[:7]),
         "config: torn in its checksum": Case("config", good[:30]),
