@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 from typing import Any
 
+import msgpack
 import pytest
 from blake3 import blake3
+from Crypto.Cipher import AES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -207,3 +209,19 @@ def test_the_bytes_are_those_of_the_format() -> None:
     assert hashlib.sha256(wrapped()).hexdigest() == (
         "467132c29fd7efd28730c57be17805b2d2bd422e2aebe1f7065b60286294f36a"
     )
+
+
+def test_a_reader_written_from_the_manual_opens_it() -> None:
+    """Offsets and derivations as coopfs-format(5), "Key files", has them, with no code of ours."""
+    data = wrapped("p\u00e4ss")
+    assert data[:9] == b"COOPFSK\n\x01"
+    assert blake3(data[41:]).digest() == data[9:41]
+    fields = msgpack.unpackb(data[41:], strict_map_key=False)
+    assert (fields[0], fields[1], fields[2]) == (1, bytes(ARCHIVE_ID), [4, 8, 1])
+    plaintext = msgpack.packb({0: SECRETS.key, 1: SECRETS.writer_seed})
+    hasher = blake3(derive_key_context="coopfs 1 key file salt")
+    assert fields[3] == hasher.update(RANDOM + plaintext).digest()
+    key = hashlib.scrypt("p\u00e4ss".encode(), salt=fields[3], n=16, r=8, p=1, dklen=32)
+    cipher = AES.new(key, AES.MODE_GCM, nonce=bytes(12))
+    cipher.update(data[:9] + msgpack.packb({k: fields[k] for k in range(4)}))
+    assert cipher.decrypt_and_verify(fields[4][:-16], fields[4][-16:]) == plaintext
