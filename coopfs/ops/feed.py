@@ -147,10 +147,10 @@ class BlockFeed:
         return memoryview(block.data)[offset : offset + length]
 
     def drop(self, location: ChunkLocation | None) -> None:
-        """Take back one announcement."""
-        if location is None:
+        """Take back one announcement; nothing happens once the feed is closed."""
+        held = None if location is None else self._held.get(location.block_no)
+        if location is None or held is None:
             return
-        held = self._held[location.block_no]
         held.takers -= 1
         if not held.takers:
             del self._held[location.block_no]

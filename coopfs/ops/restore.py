@@ -194,12 +194,13 @@ class _Run:
         if not writer.do(step) and step.place >= 0:
             self.plan.abandoned = step.entry
             self.plan.settled[step.place] = 1
-        counts = writer.counts
-        self._progress.update(
-            files=counts.files + counts.files_kept + counts.links + counts.others,
-            bytes_=counts.done,
-            current=step.entry.name,
-        )
+        if step.op is not Op.LEAVE:
+            counts = writer.counts
+            self._progress.update(
+                files=counts.files + counts.files_kept + counts.links + counts.others,
+                bytes_=counts.done,
+                current=step.entry.name,
+            )
         if self._on_path and step.op not in (Op.OPEN, Op.PIECE, Op.KEEP):
             self._on_path(step.folder.path_of(step.entry.name))
 

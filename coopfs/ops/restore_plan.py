@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, StrEnum
 from typing import Final, NamedTuple
 
@@ -114,10 +114,10 @@ class Plan:
         for event, entry, is_taken in visits:
             if event is Event.ENTRY:
                 self.settled.append(0)
-                if folder.is_made or self._make(folder):
-                    yield from self._entry_steps(folder, entry)
-                else:
+                if not folder.is_made and not self._make(folder):
                     self.settled[-1] = 1
+                else:
+                    yield from self._entry_steps(folder, entry)
             elif event is Event.ENTER:
                 folder = Folder(folder, entry)
                 if is_taken:
@@ -149,43 +149,43 @@ class Plan:
             return False
         return True
 
-    def _entry_steps(self, folder: Folder, entry: Entry) -> Iterator[Step]:
+    def _entry_steps(self, folder: Folder, entry: Entry) -> Iterable[Step]:
         if entry.unsupported:
             self.settled[-1] = 1
             self._on_problem(folder.path_of(entry.name), entry.unsupported)
-            return
+            return ()
         decision = Decision.NEW if folder.is_new else self._decide(folder, entry)
         if decision is Decision.LEAVE_ALONE:
             self.skipped += 1
             self.settled[-1] = 1
-            return
+            return ()
         is_there = decision is not Decision.NEW
         place = len(self.settled) - 1
         if entry.hard_link_id is not None:
             if entry.hard_link_id in self._groups:
-                yield Step(Op.LINK, folder, entry, place, is_there)
-                return
+                return (Step(Op.LINK, folder, entry, place, is_there),)
             self._groups.add(entry.hard_link_id)
         if decision is Decision.KEEP:
             self.settled[-1] = self._is_verifying
-            yield Step(Op.KEEP, folder, entry, place)
-        elif entry.kind is not Kind.FILE:
-            yield Step(Op.OTHER, folder, entry, place, is_there)
-        elif entry.inline is not None:
-            yield Step(Op.FILE, folder, entry, place, is_there)
-        elif entry.spans is not None and len(entry.spans) == 1 and entry.spans[0].chunk_id:
-            span = entry.spans[0]
-            yield Step(Op.FILE, folder, entry, place, is_there, span, self._announce(span))
-        else:
-            yield from self._long_file_steps(folder, entry, is_there)
+            return (Step(Op.KEEP, folder, entry, place),)
+        if entry.kind is not Kind.FILE:
+            return (Step(Op.OTHER, folder, entry, place, is_there),)
+        if entry.inline is not None:
+            return (Step(Op.FILE, folder, entry, place, is_there),)
+        spans = entry.spans
+        if spans is not None and len(spans) == 1 and spans[0].chunk_id is not None:
+            location = self._announce(spans[0])
+            return (Step(Op.FILE, folder, entry, place, is_there, spans[0], location),)
+        return self._long_file_steps(folder, entry, place, is_there)
 
     def _announce(self, span: Span) -> ChunkLocation | None:
         if span.chunk_id is None or self._target.is_dry_run:
             return None
         return self._feed.announce(span.chunk_id)
 
-    def _long_file_steps(self, folder: Folder, entry: Entry, is_there: bool) -> Iterator[Step]:
-        place = len(self.settled) - 1
+    def _long_file_steps(
+        self, folder: Folder, entry: Entry, place: int, is_there: bool
+    ) -> Iterator[Step]:
         yield Step(Op.OPEN, folder, entry, place, is_there)
         failure = ""
         length = 0

@@ -130,9 +130,38 @@ class RestoreWriter:
             # Taken before anything can fail: it was announced.
             data = self._feed.take(span.chunk_id, location)
             checked_chunk(data, entry.size, span.chunk_id)
-        self._begin(folder, entry, is_there)
-        self._write(data)
-        self._finish()
+        if (
+            not is_there
+            and entry.hard_link_id is None
+            and folder.born is not None
+            and not folder.has_default_acl
+            and self._attributes.is_plain(entry, folder.born)
+        ):
+            self._write_plain(folder, entry, data)
+        else:
+            self._begin(folder, entry, is_there)
+            self._write(data)
+            self._finish()
+
+    def _write_plain(self, folder: Folder, entry: Entry, data: bytes | memoryview) -> None:
+        """Write a new small file with no attributes to see to: nine of ten, so spelled out."""
+        folder_fd = folder.fd if folder.fd is not None else self._target.fd_of(folder)
+        fd = os.open(entry.name, CREATE, entry.mode, dir_fd=folder_fd)
+        try:
+            try:
+                done = os.write(fd, data) if data else 0
+                while done < entry.size:
+                    done += os.write(fd, memoryview(data)[done:])
+                self._attributes.set_times(fd, entry)
+            finally:
+                os.close(fd)
+        except BaseException:
+            remove(entry.name, folder_fd)
+            raise
+        counts = self.counts
+        counts.files += 1
+        counts.written += entry.size
+        counts.done += entry.size
 
     def _open_file(self, step: Step) -> None:
         self._begin(step.folder, step.entry, step.is_there)
