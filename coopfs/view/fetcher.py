@@ -17,8 +17,8 @@ import trio
 from coopfs.archive.archive import Archive
 from coopfs.archive.blocks import Block
 from coopfs.errors import CoopfsError
-from coopfs.format.nodes import TreeNode
-from coopfs.ids import ChunkId, SpanNodeId, TreeId
+from coopfs.format.nodes import TreeNode, decode_tree_node
+from coopfs.ids import ChunkId, SpanNodeId, TreeId, short_hex
 from coopfs.view.filemap import SpanLevel
 
 T = TypeVar("T")
@@ -69,6 +69,11 @@ class Fetcher:
         self.peek_block: Callable[[int], Block | None] = archive.blocks.peek
         self.fetched = 0  # blocks that had to be fetched; for the status file
         self.fetched_ahead = 0  # of these, before anybody asked
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no thread is at work for anybody."""
+        return not self._flights and not self._name_threads.borrowed_tokens
 
     # --- data -----------------------------------------------------------------
 
@@ -182,10 +187,17 @@ class Fetcher:
         node = self.peek_tree(tree_id)
         if node is not None:
             return node
-        if self._is_near(tree_id):
-            node = self._archive.load_tree_node(tree_id)
-        else:
-            node = await self.in_thread(lambda: self._archive.load_tree_node(tree_id))
+        # Folders walked one after the other lie in one block: a hop for each would cost
+        # more than all the rest.
+        location = self._index.first_location(tree_id)
+        block = self.peek_block(location.block_no)
+        if block is not None:
+            data = block.data[location.offset : location.offset + location.length]
+            if self._archive.keys.tree_id(data) == tree_id:
+                node = decode_tree_node(data, f"tree {short_hex(tree_id)}")
+                return self._keep_tree(tree_id, node)
+        # Also where the block holds something else: that tries other copies, and says why.
+        node = await self.in_thread(lambda: self._archive.load_tree_node(tree_id))
         return self._keep_tree(tree_id, node)
 
     def _keep_tree(self, tree_id: TreeId, node: TreeNode) -> TreeNode:
@@ -219,8 +231,3 @@ class Fetcher:
             _, dropped = self._span_nodes.popitem(last=False)
             self._spans_kept -= len(dropped.starts)
         return node
-
-    def _is_near(self, chunk_id: bytes) -> bool:
-        """Tell whether loading the node needs no more than memory."""
-        location = self._index.first_location(chunk_id)
-        return self.peek_block(location.block_no) is not None

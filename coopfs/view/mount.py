@@ -24,6 +24,7 @@ from coopfs.view.fetcher import Fetcher
 from coopfs.view.fuse import MountOperations
 from coopfs.view.mountpoint import SUBTYPE, check_fuse, check_mountpoint, mounted_at
 from coopfs.view.options import MountOptions
+from coopfs.view.quickwait import quick_wait
 from coopfs.view.refresher import Refresher
 
 READ_AHEAD_KB: Final = 1024  # with 128, the kernel's default, reads are half as fast
@@ -69,7 +70,8 @@ async def _serve(
                 nursery.start_soon(_announce, started, path, on_ready)
                 nursery.start_soon(refresher.run)
                 _settle_collector()
-                await pyfuse3.main(max_tasks=TASKS_MAX)
+                with quick_wait(lambda: fetcher.is_idle):
+                    await pyfuse3.main(max_tasks=TASKS_MAX)
             finally:
                 # Unmounts if a signal ended the loop; lazily, so nothing can hold it up.
                 pyfuse3.close(unmount=True)
