@@ -1,93 +1,76 @@
 """Chunks on their way in: dedup, blocks, packs, store, index object.
 
-The reading thread hashes and dedups; blocks are compressed by a small pool of
-threads, packs sealed and put by another.  Every queue is bounded, so memory is.
-Commit order: packs durable, then the index object, then local state; a crash
+The reading thread hashes and dedups; blocks are compressed and sealed by a process
+of their own, packs put by a small pool of threads.  Every queue is bounded, so memory
+is.  Commit order: packs durable, then the index object, then local state; a crash
 leaves unreferenced packs, never a dangling reference.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from blake3 import blake3
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.packer import FinishedPack, Piece, pack_here
+from coopfs.archive.packer_process import PackerProcess
 from coopfs.errors import ObjectNotFound
 from coopfs.format.body import seal_body
-from coopfs.format.codec import Compressor
 from coopfs.format.index import IndexedPack, IndexObject, encode_index
 from coopfs.format.keys import Role, SigningKey
 from coopfs.format.nodes import TreeNode, decode_tree_node
-from coopfs.format.pack import (
-    PACK_ROLES,
-    PACK_TARGET,
-    BlockDraft,
-    build_pack,
-    decode_directory,
-)
-from coopfs.format.sealing import TAG_LEN, decode_header, padded_len
+from coopfs.format.pack import PACK_ROLES, decode_directory
+from coopfs.format.sealing import decode_header
 from coopfs.ids import ChunkId, PackId, SpanNodeId, TreeId, short_hex
 from coopfs.store.base import Kind
 
-COMPRESS_THREADS: Final = 2
-QUEUED_BLOCKS: Final = 12  # per lane, being compressed or waiting for their pack
-PACKS_IN_FLIGHT: Final = 2  # being sealed or put: 2 x (16 MiB of drafts + 16 MiB sealed)
-PACK_LEAST: Final = 12 << 20  # bytes; from here on a pack is closed where it needs no padding
-PADDING_GOOD: Final = 48 << 10  # bytes of padding that are not worth waiting to avoid
-
-Piece = bytes | memoryview
+PUT_THREADS: Final = 2
+SMALL_LEN: Final = 4 << 20  # bytes of new chunks; so few are not worth another process
 
 
 class _Lane:
-    """The open block and the open pack of one role."""
+    """The open block of one role."""
 
     def __init__(self, role: Role) -> None:
         self.role = role
         self.pieces: list[Piece] = []
         self.chunks: list[tuple[bytes, int]] = []
         self.plain_len = 0  # bytes in the open block
-        self.whole: object = None  # the buffer all pieces are views of, one after the other
-        self.whole_start = 0  # where in it they begin
-        self.whole_end = 0
-        self.compressing: deque[Future[BlockDraft]] = deque()
-        self.drafts: list[BlockDraft] = []
-        self.pack_len = 0  # bytes of sealed blocks and their directory entries
-        self.chunk_count = 0  # in drafts
-
-    def take_drafts(self) -> list[BlockDraft]:
-        """Start a new pack; return the finished one's blocks."""
-        drafts = self.drafts
-        self.drafts, self.pack_len, self.chunk_count = [], 0, 0
-        return drafts
 
 
 class ArchiveWriter:
     """Adds chunks to an archive.  One thread uses it; it runs others.
 
-    As a context manager it stops its threads; what was not flushed is then in no
-    index object yet, and is found again by the next writer on this host.
+    As a context manager it stops them; what was not flushed is then in no index
+    object yet, and is found again by the next writer on this host.
     """
 
-    def __init__(self, archive: Archive, signer: SigningKey) -> None:
-        """Take over what an interrupted run has left behind."""
+    def __init__(self, archive: Archive, signer: SigningKey, *, expects_much: bool = False) -> None:
+        """Take over what an interrupted run has left behind.
+
+        With *expects_much* the packing process is started at once, not when it is
+        first needed.
+        """
         self._archive = archive
         self._keys = archive.keys
         self._chunk_id_key = archive.keys.chunk_id_key
         self._signer = signer
         self._block_target = archive.config.block_len
+        # A block is closed at the target; its last chunk may reach beyond it.
+        self._block_max = self._block_target + max(
+            self._block_target, archive.config.chunker.max_len
+        )
         self._lanes = {role: _Lane(role) for role in PACK_ROLES}
         self._data = self._lanes[Role.DATA]
         self._meta = self._lanes[Role.META]
-        self._compressors = threading.local()
-        self._compress_pool = ThreadPoolExecutor(COMPRESS_THREADS, "coopfs-compress")
-        self._put_pool = ThreadPoolExecutor(PACKS_IN_FLIGHT, "coopfs-put")
+        self._packer: PackerProcess | None = None
+        self._waiting: list[tuple[Role, list[Piece], list[tuple[bytes, int]]]] = []
+        self._put_pool = ThreadPoolExecutor(PUT_THREADS, "coopfs-put")
         self._putting: deque[Future[IndexedPack]] = deque()
         self._packs: list[IndexedPack] = []  # durable, not in an index object yet
         self._pending: set[bytes] = set()  # ids saved since the last flush
@@ -96,6 +79,8 @@ class ArchiveWriter:
         self.stored_len = 0  # bytes put into the store
         self.unflushed_len = 0  # bytes stored since the last flush
         self._adopt_leftovers()
+        if expects_much:
+            self._start_packer()
 
     def __enter__(self) -> ArchiveWriter:
         return self
@@ -104,17 +89,18 @@ class ArchiveWriter:
         self.close()
 
     def close(self) -> None:
-        """Stop the threads; work not begun is dropped."""
-        self._compress_pool.shutdown(wait=True, cancel_futures=True)
+        """Stop what runs beside; work not begun is dropped."""
         self._put_pool.shutdown(wait=True, cancel_futures=True)
+        if self._packer is not None:
+            self._packer.close()
+            self._packer = None
 
     # --- saving ---------------------------------------------------------------
 
-    def save_chunk(self, content: Piece, at: int = -1) -> ChunkId:
+    def save_chunk(self, content: Piece) -> ChunkId:
         """Store a chunk of file content unless the archive has it; return its id.
 
-        A view must stay valid and unchanged; it is let go when its block is packed.
-        *at* is where in its buffer a view begins: neighbours are then not copied.
+        A view must stay valid and unchanged; it is let go when its block is full.
 
         Raises:
             StoreError: an earlier pack could not be put.
@@ -122,7 +108,7 @@ class ArchiveWriter:
         # As keys.chunk_id(), without the call: a source tree has 100,000 of them.
         chunk_id = ChunkId(blake3(content, key=self._chunk_id_key).digest())
         if chunk_id not in self._pending and not self._archive.index.has(chunk_id):
-            self._append(self._data, chunk_id, content, at)
+            self._append(self._data, chunk_id, content)
         return chunk_id
 
     def save_tree_node(self, node: bytes) -> TreeId:
@@ -151,21 +137,12 @@ class ArchiveWriter:
         """How many chunks are in no index object yet; bounds a flush's memory."""
         return len(self._pending)
 
-    def _append(self, lane: _Lane, chunk_id: bytes, content: Piece, at: int = -1) -> None:
+    def _append(self, lane: _Lane, chunk_id: bytes, content: Piece) -> None:
         length = len(content)
         self._pending.add(chunk_id)
         self.new_len += length
-        if lane.pieces and lane.plain_len + length > self._block_target + self._block_target // 4:
-            self._close_block(lane)
-        if at >= 0 and isinstance(content, memoryview):
-            if not lane.pieces:
-                lane.whole, lane.whole_start, lane.whole_end = content.obj, at, at
-            if lane.whole is content.obj and lane.whole_end == at:
-                lane.whole_end = at + length
-            else:
-                lane.whole = None
-        else:
-            lane.whole = None
+        if length >= self._block_target:
+            self._close_block(lane)  # a chunk of a block's size is a block alone
         lane.pieces.append(content)
         lane.chunks.append((chunk_id, length))
         lane.plain_len += length
@@ -177,68 +154,56 @@ class ArchiveWriter:
     def _close_block(self, lane: _Lane) -> None:
         if not lane.pieces:
             return
-        if isinstance(lane.whole, bytes):
-            lane.pieces = [memoryview(lane.whole)[lane.whole_start : lane.whole_end]]
-        lane.whole = None
-        job = self._compress_pool.submit(self._compress, lane.pieces, tuple(lane.chunks))
-        lane.compressing.append(job)
+        pieces, chunks = lane.pieces, lane.chunks
         lane.pieces, lane.chunks, lane.plain_len = [], [], 0
-        while lane.compressing and (
-            lane.compressing[0].done() or len(lane.compressing) > QUEUED_BLOCKS
-        ):
-            self._take_draft(lane)
+        self._take_packs(wait=False)
+        if sum(map(len, pieces)) > self._block_max:
+            # A node with megabytes of extended attributes: no slot is made for that.
+            for pack in pack_here(self._keys, self._signer, [(lane.role, pieces, chunks)]):
+                self._on_pack(pack)
+        elif self._packer is None:
+            self._waiting.append((lane.role, pieces, chunks))
+            if len(self._waiting) * self._block_target >= SMALL_LEN:
+                self._start_packer()
+        else:
+            self._packer.submit(lane.role, pieces, chunks)
 
-    def _compress(
-        self, pieces: Sequence[Piece], chunks: tuple[tuple[bytes, int], ...]
-    ) -> BlockDraft:
-        compressor: Compressor | None = getattr(self._compressors, "compressor", None)
-        if compressor is None:
-            compressor = self._compressors.compressor = Compressor()
-        plain = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        codec, stored = compressor.compress(plain)
-        return BlockDraft(codec, stored, len(plain), chunks)
+    def _start_packer(self) -> None:
+        self._packer = PackerProcess(self._keys, self._signer, self._block_max, self._on_pack)
+        for role, pieces, chunks in self._waiting:
+            self._packer.submit(role, pieces, chunks)
+        self._waiting.clear()
 
-    def _take_draft(self, lane: _Lane) -> None:
-        draft = lane.compressing.popleft().result()
-        lane.drafts.append(draft)
-        lane.chunk_count += len(draft.chunks)
-        lane.pack_len += len(draft.stored) + TAG_LEN + 36 * len(draft.chunks) + 16
-        if lane.pack_len < PACK_LEAST:
-            return
-        padding = padded_len(lane.pack_len + 512) - lane.pack_len
-        if lane.pack_len >= PACK_TARGET or padding <= PADDING_GOOD:
-            self._close_pack(lane)
+    def _on_pack(self, pack: FinishedPack) -> None:
+        self._putting.append(self._put_pool.submit(self._put, pack))
 
-    def _close_pack(self, lane: _Lane) -> None:
-        drafts = lane.take_drafts()
-        if not drafts:
-            return
-        while len(self._putting) >= PACKS_IN_FLIGHT:
-            self._take_pack()
-        self._putting.append(self._put_pool.submit(self._seal_and_put, lane.role, drafts))
-
-    def _take_pack(self) -> None:
-        pack = self._putting.popleft().result()
-        self._packs.append(pack)
-        self.stored_len += pack.size
-        self.unflushed_len += pack.size
-
-    def _seal_and_put(self, role: Role, drafts: Sequence[BlockDraft]) -> IndexedPack:
-        built = build_pack(self._keys, self._signer, role, drafts, os.urandom(32))
-        self._archive.store.put(Kind.DATA, built.pack_id, built.data)
+    def _put(self, pack: FinishedPack) -> IndexedPack:
+        try:
+            self._archive.store.put(Kind.DATA, pack.pack_id, pack.data)
+            size = len(pack.data)
+        finally:
+            pack.free()
         # Noted only when durable: whatever happens now, it is never sent again.
         with self._archive.state.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO unindexed_packs VALUES (?, ?, ?, ?, ?)",
-                (
-                    built.pack_id,
-                    len(built.data),
-                    built.header.encode(),
-                    built.directory.body,
-                    built.directory.signature,
-                ),
+                (pack.pack_id, size, pack.header, pack.directory, pack.signature),
             )
-        return IndexedPack(built.pack_id, len(built.data), built.header, built.directory)
+        what = f"pack {short_hex(pack.pack_id)}"
+        return IndexedPack(
+            pack.pack_id,
+            size,
+            decode_header(pack.header, what, PACK_ROLES),
+            decode_directory(pack.directory, pack.signature, what),
+        )
+
+    def _take_packs(self, *, wait: bool) -> None:
+        """Collect packs that are stored; with *wait* all that are on their way."""
+        while self._putting and (wait or self._putting[0].done()):
+            pack = self._putting.popleft().result()
+            self._packs.append(pack)
+            self.stored_len += pack.size
+            self.unflushed_len += pack.size
 
     # --- making it count ------------------------------------------------------
 
@@ -252,12 +217,12 @@ class ArchiveWriter:
         """
         for lane in self._lanes.values():
             self._close_block(lane)
-        for lane in self._lanes.values():
-            while lane.compressing:
-                self._take_draft(lane)
-            self._close_pack(lane)
-        while self._putting:
-            self._take_pack()
+        if self._packer is not None:
+            self._packer.finish()
+        for pack in pack_here(self._keys, self._signer, self._waiting):
+            self._on_pack(pack)
+        self._waiting.clear()
+        self._take_packs(wait=True)
         if self._packs:
             self._put_index(tuple(self._packs))
         self._packs.clear()
@@ -295,7 +260,6 @@ class ArchiveWriter:
         The ids returned are of chunks in packs that were put before the store
         failed; unsent tree and span nodes are kept in the local state.
         """
-        self._compress_pool.shutdown(wait=True, cancel_futures=True)
         self._put_pool.shutdown(wait=True)
         for job in self._putting:
             if not job.cancelled() and job.exception() is None:
@@ -350,7 +314,7 @@ class ArchiveWriter:
 class DryRunWriter(ArchiveWriter):
     """Counts what an :class:`ArchiveWriter` would store, and stores nothing."""
 
-    def _append(self, lane: _Lane, chunk_id: bytes, content: Piece, at: int = -1) -> None:
+    def _append(self, lane: _Lane, chunk_id: bytes, content: Piece) -> None:
         self._pending.add(chunk_id)
         self.new_len += len(content)
 

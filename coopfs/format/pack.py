@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -160,11 +160,14 @@ def build_pack(
     role: Role,
     drafts: Sequence[BlockDraft],
     random: bytes,
+    *,
+    allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size)),
 ) -> BuiltPack:
     """Seal *drafts* into one pack, padded and signed.
 
-    *random* is 32 fresh bytes.  The same arguments give the same bytes, so a
-    retried upload never seals anything twice under one salt.
+    *random* is 32 fresh bytes; *allocate* gives writable room for the pack.  The same
+    arguments give the same bytes, so a retried upload never seals anything twice
+    under one salt.
     """
     blank = encode_directory_body(drafts, signer.writer_id, bytes(32))
     directory_len = len(blank) + SIGNATURE_LEN + TAG_LEN
@@ -180,7 +183,7 @@ def build_pack(
     sealer = Sealer(keys, role, make_salt(keys, role, random, sections))
 
     # Sealed in place: a pack is 16 MiB, and every copy of it costs as much as sealing.
-    data = memoryview(bytearray(size))
+    data = allocate(size)
     data[:HEADER_LEN] = sealer.header_bytes
     end = HEADER_LEN
     for i, draft in enumerate(drafts):

@@ -101,7 +101,7 @@ class ContentReader:
             view = memoryview(buffer)
             used = 0
             for offset, length in self._chunker.cut(view, is_last=is_last):
-                spans.add_data(view[offset : offset + length], offset)
+                spans.add_data(view[offset : offset + length])
                 used = offset + length
             self._on_read(used)
             position += used
@@ -130,7 +130,7 @@ class ContentReader:
             view = memoryview(buffer)
             used = 0
             for offset, length in self._chunker.cut(view, is_last=not piece):
-                spans.add_data(view[offset : offset + length], offset)
+                spans.add_data(view[offset : offset + length])
                 used = offset + length
             self._on_read(used)
             if not piece:
@@ -150,7 +150,7 @@ class _SpanList:
         self._size = 0
         self._data_len = 0
 
-    def add_data(self, piece: memoryview, at: int) -> None:
+    def add_data(self, piece: memoryview) -> None:
         length = len(piece)
         is_held = self._size == 0 and length <= INLINE_MAX
         self._size += length
@@ -159,7 +159,7 @@ class _SpanList:
             self._held = bytes(piece)
         else:
             self._let_go()
-            self._add(Span(length, self._writer.save_chunk(piece, at)))
+            self._add(Span(length, self._writer.save_chunk(piece)))
 
     def _let_go(self) -> None:
         if self._held:

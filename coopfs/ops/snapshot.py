@@ -115,7 +115,8 @@ def take_snapshot(
         )
     with series_lock(archive.state_folder, f"{host}/{request.series}"):
         make_writer = DryRunWriter if request.is_dry_run else ArchiveWriter
-        with make_writer(archive, signer) as writer:
+        is_first = archive.heads.get(host, request.series) is None and bool(request.paths)
+        with make_writer(archive, signer, expects_much=is_first) as writer:
             run = _Run(archive, writer, signer, request, progress, is_stopped)
             return run.take()
 

@@ -1,0 +1,151 @@
+"""Blocks become packs: compressed in order, gathered, sealed.
+
+Owns when a pack is closed.  Knows neither store nor index: it is pure work on
+bytes, so it can run in a process of its own (:mod:`coopfs.archive.packer_process`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from coopfs.format.codec import Compressor
+from coopfs.format.keys import ArchiveKeys, Role, SigningKey
+from coopfs.format.pack import PACK_ROLES, PACK_TARGET, BlockDraft, BuiltPack, build_pack
+from coopfs.format.sealing import TAG_LEN, padded_len
+from coopfs.ids import PackId
+
+COMPRESS_THREADS: Final = 2
+QUEUED_BLOCKS: Final = 6  # per role, being compressed or waiting for those before them
+PACK_LEAST: Final = 12 << 20  # bytes; from here on a pack is closed where it needs no padding
+PADDING_GOOD: Final = 48 << 10  # bytes of padding that are not worth waiting to avoid
+
+Chunks = Sequence[tuple[bytes, int]]  # (id, length in bytes) in order
+Allocate = Callable[[int], memoryview]
+Piece = bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedPack:
+    """A pack ready to be stored; *free* must be called once *data* is needed no more."""
+
+    pack_id: PackId
+    data: memoryview
+    header: bytes  # 64 bytes
+    directory: bytes  # its body
+    signature: bytes
+    free: Callable[[], None]
+
+
+class _Lane:
+    """The open pack of one role."""
+
+    def __init__(self) -> None:
+        self.compressing: deque[Future[BlockDraft]] = deque()
+        self.drafts: list[BlockDraft] = []
+        self.sealed_len = 0  # bytes of sealed blocks and their directory entries
+
+
+class Packer:
+    """Turns blocks into packs, in the order given.  One thread uses it."""
+
+    def __init__(self, keys: ArchiveKeys, signer: SigningKey, threads: int, allocate: Allocate):
+        """Compress in *threads* threads, or at once with 0; *allocate* gives room for a pack."""
+        self._keys = keys
+        self._signer = signer
+        self._allocate = allocate
+        self._lanes = {role: _Lane() for role in PACK_ROLES}
+        self._local = threading.local()
+        self._pool = ThreadPoolExecutor(threads, "coopfs-compress") if threads else None
+
+    def add_block(
+        self, role: Role, plain: bytes | memoryview, chunks: Chunks, done: Callable[[], None]
+    ) -> Iterator[BuiltPack]:
+        """Take a block in; yield the packs that are full with it.
+
+        *done* is called, perhaps by another thread, when *plain* is needed no more.
+        """
+        lane = self._lanes[role]
+        if self._pool is None:
+            job: Future[BlockDraft] = Future()
+            job.set_result(self._compress(plain, chunks, done))
+        else:
+            job = self._pool.submit(self._compress, plain, chunks, done)
+        lane.compressing.append(job)
+        while lane.compressing and (
+            lane.compressing[0].done() or len(lane.compressing) > QUEUED_BLOCKS
+        ):
+            yield from self._take_draft(role, lane)
+
+    def finish(self) -> Iterator[BuiltPack]:
+        """Yield the packs of everything taken in so far, full or not."""
+        for role, lane in self._lanes.items():
+            while lane.compressing:
+                yield from self._take_draft(role, lane)
+            if lane.drafts:
+                yield self._close(role, lane)
+
+    def close(self) -> None:
+        """Stop the threads; what is not finished is dropped."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _compress(
+        self, plain: bytes | memoryview, chunks: Chunks, done: Callable[[], None]
+    ) -> BlockDraft:
+        compressor: Compressor | None = getattr(self._local, "compressor", None)
+        if compressor is None:
+            compressor = self._local.compressor = Compressor()
+        codec, stored = compressor.compress(plain)
+        if stored is plain:
+            stored = bytes(plain)
+        done()
+        return BlockDraft(codec, stored, len(plain), tuple(chunks))
+
+    def _take_draft(self, role: Role, lane: _Lane) -> Iterator[BuiltPack]:
+        draft = lane.compressing.popleft().result()
+        lane.drafts.append(draft)
+        lane.sealed_len += len(draft.stored) + TAG_LEN + 36 * len(draft.chunks) + 16
+        if lane.sealed_len < PACK_LEAST:
+            return
+        padding = padded_len(lane.sealed_len + 512) - lane.sealed_len
+        if lane.sealed_len >= PACK_TARGET or padding <= PADDING_GOOD:
+            yield self._close(role, lane)
+
+    def _close(self, role: Role, lane: _Lane) -> BuiltPack:
+        drafts, lane.drafts, lane.sealed_len = lane.drafts, [], 0
+        return build_pack(
+            self._keys, self._signer, role, drafts, os.urandom(32), allocate=self._allocate
+        )
+
+
+def pack_here(
+    keys: ArchiveKeys,
+    signer: SigningKey,
+    blocks: Sequence[tuple[Role, Sequence[Piece], Chunks]],
+) -> Iterator[FinishedPack]:
+    """Pack a few blocks at once, in this thread; all of it is in memory twice."""
+    packer = Packer(keys, signer, 0, lambda size: memoryview(bytearray(size)))
+    finished: list[BuiltPack] = []
+    for role, pieces, chunks in blocks:
+        finished.extend(packer.add_block(role, b"".join(pieces), chunks, _nothing))
+    finished.extend(packer.finish())
+    for pack in finished:
+        directory = pack.directory
+        yield FinishedPack(
+            pack.pack_id,
+            pack.data,
+            pack.header.encode(),
+            directory.body,
+            directory.signature,
+            _nothing,
+        )
+
+
+def _nothing() -> None:
+    """Keep nothing: the memory is this process's own."""

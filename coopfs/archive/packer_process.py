@@ -1,0 +1,295 @@
+"""The packer in a process of its own, fed through shared memory.
+
+Reading sources makes ten system calls a file, each of which lets go of Python's
+global lock and has to win it back from the threads that compress: on two cores a
+first snapshot of a source tree took 6.2 s that way, and the reading thread half as
+long again as alone.  In two processes nobody waits for anybody's lock.
+
+The process gets its keys through a pipe, touches neither store nor disk, and ends
+when the pipe does.  Blocks go in and packs come out through one shared mapping;
+the pipes carry only what is where.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import queue
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO, Final
+
+from coopfs.archive.packer import COMPRESS_THREADS, Chunks, FinishedPack, Packer, Piece
+from coopfs.errors import CoopfsError
+from coopfs.format import encoding
+from coopfs.format.keys import ArchiveKeys, Role, SigningKey
+from coopfs.format.pack import PACK_TARGET, BuiltPack
+from coopfs.format.sealing import padded_len
+from coopfs.ids import PackId
+
+BLOCK_SLOTS: Final = 12  # blocks on their way in
+PACK_SLOTS: Final = 2  # packs on their way out, each 16 MiB and the block that filled it
+_LENGTH: Final = struct.Struct(">I")
+# Messages in, [number, …]:
+_KEYS, _BLOCK, _FINISH, _PACK_TAKEN = range(4)
+# Messages out:
+_SLOT_FREE, _PACK, _FINISHED, _FAILED = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the slots lie in the shared mapping (bytes)."""
+
+    block_len: int
+    pack_len: int
+
+    @classmethod
+    def for_blocks(cls, block_max: int) -> _Layout:
+        # A pack is closed by the block that fills it; then directory and padding.
+        return cls(block_max, padded_len(PACK_TARGET + block_max + (16 << 20)))
+
+    @property
+    def size(self) -> int:
+        return BLOCK_SLOTS * self.block_len + PACK_SLOTS * self.pack_len
+
+    def block(self, slot: int) -> int:
+        return slot * self.block_len
+
+    def pack(self, slot: int) -> int:
+        return BLOCK_SLOTS * self.block_len + slot * self.pack_len
+
+
+class PackerProcess:
+    """The parent's end.  One thread uses it; :attr:`FinishedPack.free` may be any's."""
+
+    def __init__(
+        self,
+        keys: ArchiveKeys,
+        signer: SigningKey,
+        block_max: int,
+        on_pack: Callable[[FinishedPack], None],
+    ) -> None:
+        """Start the process; blocks have at most *block_max* bytes.
+
+        *on_pack* gets every finished pack, in the thread that uses this object, and
+        must not wait for another one.
+
+        Raises:
+            CoopfsError: it cannot be started.
+        """
+        self._layout = layout = _Layout.for_blocks(block_max)
+        self._free = deque(range(BLOCK_SLOTS))
+        self._on_pack = on_pack
+        self._send_lock = threading.Lock()
+        try:
+            # Touched pages only cost memory; the rest of the mapping is address space.
+            fd = os.memfd_create("coopfs-packer")
+            os.ftruncate(fd, layout.size)
+            self._shared = memoryview(mmap.mmap(fd, layout.size))
+            self._process = subprocess.Popen(
+                # -P: whatever lies in the current folder is not to be imported.
+                [sys.executable, "-P", "-m", __name__, str(fd), str(block_max)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=(fd,),
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path))},
+                start_new_session=True,  # Ctrl-C is the parent's to handle
+            )
+            os.close(fd)
+        except OSError as exc:
+            raise CoopfsError(f"the packing process cannot be started: {exc.strerror}") from exc
+        if self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError("both were asked for")
+        self._in: BinaryIO = self._process.stdin  # type: ignore[assignment]  # IO[bytes]
+        self._out: BinaryIO = self._process.stdout  # type: ignore[assignment]  # IO[bytes]
+        self._poll = select.poll()
+        self._poll.register(self._out, select.POLLIN)
+        self._send([_KEYS, keys.archive_key, signer.seed])
+
+    def submit(self, role: Role, pieces: Iterable[Piece], chunks: Chunks) -> None:
+        """Hand over one block: *pieces* back to back, cut into *chunks*."""
+        while not self._free:
+            self._receive()
+        while self._poll.poll(0):
+            self._receive()
+        slot = self._free.popleft()
+        end = self._layout.block(slot)
+        for piece in pieces:
+            start, end = end, end + len(piece)
+            self._shared[start:end] = piece
+        ids, lengths = b"".join([c[0] for c in chunks]), [c[1] for c in chunks]
+        self._send([_BLOCK, int(role), slot, ids, lengths])
+
+    def finish(self) -> None:
+        """Have everything handed over so far packed; on return :attr:`on_pack` had it all."""
+        self._send([_FINISH])
+        while self._receive() != _FINISHED:
+            pass
+
+    def close(self) -> None:
+        """End the process; what was not finished is dropped."""
+        with self._send_lock, suppress(OSError):  # it may be gone already
+            self._in.close()
+        self._process.kill()
+        self._process.wait()
+        self._out.close()
+
+    def _send(self, message: list[Any]) -> None:
+        with self._send_lock:
+            try:
+                _write_message(self._in, message)
+            except (OSError, ValueError) as exc:
+                raise self._death() from exc
+
+    def _receive(self) -> int:
+        message = _read_message(self._out)
+        if message is None:
+            raise self._death()
+        kind = message[0]
+        if kind == _SLOT_FREE:
+            self._free.append(message[1])
+        elif kind == _PACK:
+            _, slot, size, pack_id, header, body, signature = message
+            start = self._layout.pack(slot)
+            self._on_pack(
+                FinishedPack(
+                    PackId(pack_id),
+                    self._shared[start : start + size],
+                    header,
+                    body,
+                    signature,
+                    partial(self._send, [_PACK_TAKEN, slot]),
+                )
+            )
+        elif kind == _FAILED:
+            raise CoopfsError(f"packing failed: {message[1]}")
+        return int(kind)
+
+    def _death(self) -> CoopfsError:
+        code = self._process.poll()
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return CoopfsError(
+            f"the packing process ended unexpectedly ({how}); was memory short? Run again: "
+            "what was stored is not sent again"
+        )
+
+
+def _write_message(stream: BinaryIO, message: list[Any]) -> None:
+    payload = encoding.encode(message)
+    stream.write(_LENGTH.pack(len(payload)) + payload)
+    stream.flush()
+
+
+def _read_message(stream: BinaryIO) -> Any:
+    """Return the next message, or None at the end."""
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    return encoding.decode(stream.read(_LENGTH.unpack(head)[0]), "message")
+
+
+class _Child:
+    """The process's own end."""
+
+    def __init__(self, shared: memoryview, layout: _Layout, out: BinaryIO) -> None:
+        self._shared = shared
+        self._layout = layout
+        self._out = out
+        self._out_lock = threading.Lock()
+        self._pack_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(PACK_SLOTS):
+            self._pack_slots.put(slot)
+        self._slot = 0  # of the pack being sealed
+        self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._packer: Packer | None = None
+
+    def serve(self, stream: BinaryIO) -> None:
+        """Read messages until the parent closes the pipe; the work is done by a thread."""
+        worker = threading.Thread(target=self._work_on, daemon=True)
+        worker.start()
+        while (message := _read_message(stream)) is not None:
+            # Slots are given back while the worker may be waiting for one.
+            if message[0] == _PACK_TAKEN:
+                self._pack_slots.put(message[1])
+            else:
+                self._work.put(message)
+
+    def _work_on(self) -> None:
+        try:
+            while True:
+                self._handle(self._work.get())
+        except BaseException as exc:
+            self._send([_FAILED, f"{type(exc).__name__}: {exc}"])
+            raise
+
+    def _handle(self, message: Any) -> None:
+        kind = message[0]
+        if kind == _KEYS:
+            keys, signer = ArchiveKeys.derive(message[1]), SigningKey(message[2])
+            self._packer = Packer(keys, signer, COMPRESS_THREADS, self._allocate)
+            return
+        if self._packer is None:
+            raise AssertionError("the keys come first")
+        if kind == _BLOCK:
+            _, role, slot, ids, lengths = message
+            chunks = [(ids[i * 32 : i * 32 + 32], n) for i, n in enumerate(lengths)]
+            start = self._layout.block(slot)
+            plain = self._shared[start : start + sum(lengths)]
+            done = partial(self._send, [_SLOT_FREE, slot])
+            for pack in self._packer.add_block(Role(role), plain, chunks, done):
+                self._send_pack(pack)
+        else:
+            for pack in self._packer.finish():
+                self._send_pack(pack)
+            self._send([_FINISHED])
+
+    def _allocate(self, size: int) -> memoryview:
+        self._slot = self._pack_slots.get()
+        start = self._layout.pack(self._slot)
+        return self._shared[start : start + size]
+
+    def _send_pack(self, pack: BuiltPack) -> None:
+        directory = pack.directory
+        self._send(
+            [
+                _PACK,
+                self._slot,
+                len(pack.data),
+                pack.pack_id,
+                pack.header.encode(),
+                directory.body,
+                directory.signature,
+            ]
+        )
+
+    def _send(self, message: list[Any]) -> None:
+        with self._out_lock:
+            _write_message(self._out, message)
+
+
+def main() -> None:
+    """Run as the child: arguments are the mapping's descriptor and the largest block."""
+    from coopfs.archive.allocator import keep_buffers
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_buffers()
+    fd, block_max = int(sys.argv[1]), int(sys.argv[2])
+    layout = _Layout.for_blocks(block_max)
+    shared = memoryview(mmap.mmap(fd, layout.size))
+    with os.fdopen(0, "rb", buffering=1 << 16) as stream, os.fdopen(1, "wb") as out:
+        with suppress(BrokenPipeError):  # the parent is gone
+            _Child(shared, layout, out).serve(stream)
+        os._exit(0)  # without waiting for threads: nothing here is worth keeping
+
+
+if __name__ == "__main__":
+    main()
