@@ -278,10 +278,10 @@ class _Child:
 
 def main() -> None:
     """Run as the child: arguments are the mapping's descriptor and the largest block."""
-    from coopfs.archive.allocator import keep_buffers
+    from coopfs.archive.allocator import prepare_bulk_work
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    keep_buffers()
+    prepare_bulk_work()
     fd, block_max = int(sys.argv[1]), int(sys.argv[2])
     layout = _Layout.for_blocks(block_max)
     shared = memoryview(mmap.mmap(fd, layout.size))

@@ -66,11 +66,11 @@ def command(ctx: Context, /, **options: Any) -> int:
     Exit codes: 0 done; 3 the snapshot was taken, but some sources could not be read;
     130 interrupted (the next run continues).
     """
-    from coopfs.archive.allocator import keep_buffers
+    from coopfs.archive.allocator import prepare_bulk_work
     from coopfs.errors import EXIT_DONE, EXIT_SOURCES_UNREADABLE
     from coopfs.ops.snapshot import take_snapshot
 
-    keep_buffers()
+    prepare_bulk_work()
     settings = ctx.load_settings()
     if options["host"] not in (None, settings.host):
         raise click.UsageError(
