@@ -38,6 +38,7 @@ from coopfs.ids import PackId
 
 BLOCK_SLOTS: Final = 12  # blocks on their way in
 PACK_SLOTS: Final = 2  # packs on their way out, each 16 MiB and the block that filled it
+NICENESS: Final = 5
 _LENGTH: Final = struct.Struct(">I")
 # Messages in, [number, …]:
 _KEYS, _BLOCK, _FINISH, _PACK_TAKEN = range(4)
@@ -282,6 +283,8 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare_bulk_work()
+    # Reading is what the rest waits for: when cores are scarce it goes first.
+    os.nice(NICENESS)
     fd, block_max = int(sys.argv[1]), int(sys.argv[2])
     layout = _Layout.for_blocks(block_max)
     shared = memoryview(mmap.mmap(fd, layout.size))
