@@ -20,6 +20,7 @@ from coopfs.errors import CoopfsError
 from coopfs.format.nodes import TreeNode, decode_tree_node
 from coopfs.ids import ChunkId, SpanNodeId, TreeId, short_hex
 from coopfs.view.filemap import SpanLevel
+from coopfs.view.memory import Trimmer
 
 T = TypeVar("T")
 
@@ -46,8 +47,9 @@ class _Flight:
 class Fetcher:
     """Fetches what is not in memory; used from the event loop only."""
 
-    def __init__(self, archive: Archive, nursery: trio.Nursery) -> None:
+    def __init__(self, archive: Archive, nursery: trio.Nursery, trimmer: Trimmer) -> None:
         """Start fetches in *nursery*, which must outlive every reader."""
+        self._trimmer = trimmer
         self._archive = archive
         self._index = archive.index
         self._blocks = archive.blocks
@@ -139,7 +141,7 @@ class Fetcher:
         try:
             # Abandoned on unmount: a partner that does not answer must not hold it up.
             blocks = await trio.to_thread.run_sync(
-                self._blocks.load_run,
+                self._load,
                 list(flights),
                 limiter=self._data_threads,
                 abandon_on_cancel=True,
@@ -156,6 +158,11 @@ class Fetcher:
                 flight.landed.set()
             if is_ahead:
                 self._ahead -= len(flights)
+
+    def _load(self, block_nos: list[int]) -> list[Block]:
+        blocks = self._blocks.load_run(block_nos)
+        self._trimmer.note_fetched(len(blocks))
+        return blocks
 
     async def chunk(self, chunk_id: ChunkId) -> bytes:
         """Return a chunk from wherever it can still be read whole (the slow way).

@@ -1,13 +1,12 @@
 """The life of a mount: made, announced, served until a signal or an unmount, undone.
 
-Owns the event loop, the signals and the process's collector settings.  What is
+Owns the event loop and the signals.  What is
 shown is :mod:`coopfs.view.fuse`'s; going into the background is
 :mod:`coopfs.view.background`'s.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -22,16 +21,15 @@ from coopfs.archive.archive import Archive
 from coopfs.errors import MountError
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.fuse import MountOperations
+from coopfs.view.memory import Trimmer
 from coopfs.view.mountpoint import SUBTYPE, check_fuse, check_mountpoint, mounted_at
 from coopfs.view.options import MountOptions
 from coopfs.view.quickwait import quick_wait
 from coopfs.view.refresher import Refresher
 
 READ_AHEAD_KB: Final = 1024  # with 128, the kernel's default, reads are half as fast
-TASKS_MAX: Final = 64  # requests served at once
-# Decoding a folder makes thousands of tuples that live for a while: with Python's own
-# thresholds `find` spends half of its time in the collector.
-GC_THRESHOLDS: Final = (100_000, 20, 50)
+TASKS_MIN: Final = 8  # requests served at once; making a task for each costs more
+TASKS_MAX: Final = 64
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +58,7 @@ async def _serve(
     refresher = Refresher(archive, options)
     started = trio.Event()
     async with trio.open_nursery() as nursery:
-        fetcher = Fetcher(archive, nursery)
+        fetcher = Fetcher(archive, nursery, Trimmer())
         operations = MountOperations(archive, options, refresher, fetcher, started.set)
         # Before the mount exists: a signal from here on always ends in an unmount.
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -69,9 +67,8 @@ async def _serve(
                 nursery.start_soon(_stop_on_signal, signals)
                 nursery.start_soon(_announce, started, path, on_ready)
                 nursery.start_soon(refresher.run)
-                _settle_collector()
                 with quick_wait(lambda: fetcher.is_idle):
-                    await pyfuse3.main(max_tasks=TASKS_MAX)
+                    await pyfuse3.main(min_tasks=TASKS_MIN, max_tasks=TASKS_MAX)
             finally:
                 # Unmounts if a signal ended the loop; lazily, so nothing can hold it up.
                 pyfuse3.close(unmount=True)
@@ -110,9 +107,3 @@ async def _stop_on_signal(signals: AsyncIterator[int]) -> None:
     async for number in signals:
         log.info("stopping on %s", signal.Signals(number).name)
         pyfuse3.terminate()
-
-
-def _settle_collector() -> None:
-    gc.collect()
-    gc.freeze()  # what start-up made stays; never look at it again
-    gc.set_threshold(*GC_THRESHOLDS)

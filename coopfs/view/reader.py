@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from coopfs.archive.archive import Archive
-from coopfs.archive.blocks import Block
 from coopfs.errors import ChunkMissing, DataError, ObjectCorrupt, ObjectNotFound
 from coopfs.format.tree import Entry, Kind
 from coopfs.ids import ChunkId, short_hex
@@ -95,19 +94,18 @@ class Reader:
 
     def _from_memory(self, pieces: list[Piece]) -> bytes | memoryview | None:
         """Return the content if all its blocks are in memory and whole."""
-        parts: list[bytes | memoryview] = []
+        content = _Content()
         for piece in pieces:
             if piece.chunk_id is None:
-                parts.append(_zeros(piece.length))
+                content.add_zeros(piece.length)
                 continue
             location = self._index.first_location(piece.chunk_id)
             block = self._fetcher.peek_block(location.block_no)
             if block is None or location.offset in block.bad:
                 return None
             _check_length(piece, location.length)
-            start = location.offset + piece.start
-            parts.append(memoryview(block.data)[start : start + piece.length])
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            content.add(block.data, location.offset + piece.start, piece.length)
+        return content.whole()
 
     async def _fetched(self, pieces: list[Piece]) -> bytes | memoryview:
         """Return the content, fetching what is missing; damage is mended from other copies."""
@@ -121,22 +119,21 @@ class Reader:
             blocks = await self._fetcher.blocks(numbers)
         except (DataError, ObjectNotFound):
             blocks = {}  # at least one is damaged: chunk by chunk, from any pack that has it
-        parts: list[bytes | memoryview] = []
+        content = _Content()
         for piece in pieces:
             if piece.chunk_id is None:
-                parts.append(_zeros(piece.length))
+                content.add_zeros(piece.length)
                 continue
             location = locations[piece.chunk_id]
-            block: Block | None = blocks.get(location.block_no)
+            block = blocks.get(location.block_no)
             if block is None or location.offset in block.bad:
                 chunk = await self._fetcher.chunk(piece.chunk_id)
                 _check_length(piece, len(chunk))
-                parts.append(memoryview(chunk)[piece.start : piece.start + piece.length])
+                content.add(chunk, piece.start, piece.length)
             else:
                 _check_length(piece, location.length)
-                start = location.offset + piece.start
-                parts.append(memoryview(block.data)[start : start + piece.length])
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+                content.add(block.data, location.offset + piece.start, piece.length)
+        return content.whole()
 
     # --- reading ahead --------------------------------------------------------
 
@@ -203,10 +200,39 @@ class Reader:
         self._fetcher.prefetch(dict.fromkeys(numbers))
 
 
-def _zeros(length: int) -> bytes | memoryview:
-    if length <= len(ZEROS):
-        return memoryview(ZEROS)[:length]
-    return bytes(length)
+class _Content:
+    """Puts together what a read returns; runs that lie side by side in a block stay one."""
+
+    __slots__ = ("_data", "_end", "_parts", "_start")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes | memoryview] = []
+        self._data = b""
+        self._start = self._end = 0
+
+    def add(self, data: bytes, start: int, length: int) -> None:
+        """Append *length* bytes of *data*, a block, from *start*."""
+        if data is self._data and start == self._end:
+            self._end += length
+            return
+        self._close()
+        self._data, self._start, self._end = data, start, start + length
+
+    def add_zeros(self, length: int) -> None:
+        """Append a hole."""
+        self._close()
+        self._data, self._start, self._end = b"", 0, 0
+        is_short = length <= len(ZEROS)
+        self._parts.append(memoryview(ZEROS)[:length] if is_short else bytes(length))
+
+    def _close(self) -> None:
+        if self._end > self._start:
+            self._parts.append(memoryview(self._data)[self._start : self._end])
+
+    def whole(self) -> bytes | memoryview:
+        """Return it all: a view of the block where one run is all there is."""
+        self._close()
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
 
 def _check_length(piece: Piece, found: int) -> None:
