@@ -59,7 +59,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    watch = _ChildrenWatch(process.pid)
+    watch = _PeakWatch(process.pid)
     said: dict[str, bytes] = {}
     readers = [
         threading.Thread(target=lambda: said.update(out=_drain(process.stdout))),
@@ -70,7 +70,7 @@ def run(
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
-    children_bytes = watch.stop()
+    sampled_bytes = watch.stop()
     for reader in readers:
         reader.join()
     if process.returncode not in ok_codes:
@@ -79,7 +79,7 @@ def run(
     return Measured(
         seconds=seconds,
         cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_bytes=usage.ru_maxrss * 1024 + children_bytes,
+        peak_bytes=max(usage.ru_maxrss * 1024, sampled_bytes),
         stdout=said["out"],
     )
 
@@ -90,11 +90,12 @@ def _drain(pipe: object) -> bytes:
     return data
 
 
-class _ChildrenWatch:
-    """Adds up the peak memory of a process's descendants while it runs.
+class _PeakWatch:
+    """Adds up the peak memory of a process and its descendants while they run.
 
-    A look every 0.1 s: a child's own high-water mark is read, so that only children
-    that live shorter than that are missed.
+    A look every 0.1 s at each one's own high-water mark, so that only children that
+    live shorter than that are missed.  (What the kernel says at the end is the largest
+    of them, not the sum.)  Memory they share is counted for each.
     """
 
     def __init__(self, pid: int) -> None:
@@ -106,12 +107,11 @@ class _ChildrenWatch:
 
     def _watch(self) -> None:
         while not self._done.wait(CHILD_POLL_S):
-            for child in descendants(self._pid):
-                peak = peak_of(child)
-                self._peaks[child] = max(self._peaks.get(child, 0), peak)
+            for pid in (self._pid, *descendants(self._pid)):
+                self._peaks[pid] = max(self._peaks.get(pid, 0), peak_of(pid))
 
     def stop(self) -> int:
-        """End the watch and return the sum of the children's peaks, in bytes."""
+        """End the watch and return the sum of the peaks, in bytes."""
         self._done.set()
         self._thread.join()
         return sum(self._peaks.values())
