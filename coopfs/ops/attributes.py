@@ -181,7 +181,7 @@ class Attributes:
                 raise OSError(exc.errno, f"attribute {name}: {exc.strerror}") from exc
 
     def _note_owner(self) -> None:
-        self.left_out["owners: only root can give files to others"] += 1
+        self.left_out["owners: only root can give them away"] += 1
 
     def _is_excused(self, name: str, exc: OSError) -> bool:
         """Count an attribute that can never be had here; False when it should have worked."""

@@ -216,10 +216,11 @@ class _Run:
         return walk(self._archive, top, base, self._request.selection, report)
 
     def _finish_target(self) -> None:
-        """Give the target its attributes if this run made it: it is the folder asked for."""
-        root = self._target.root
-        if root.is_new and self._top.kind is Kind.FOLDER and self._top.name != ROOT_NAME:
-            fd = self._target.fd_of(root)
+        """Give the target the attributes of the folder asked for, if a restore has made it."""
+        target = self._target
+        target.finish()
+        if target.is_own and self._top.kind is Kind.FOLDER and self._top.name != ROOT_NAME:
+            fd = target.fd_of(target.root)
             try:
                 self.attributes.amend(fd, self._top, os.fstat(fd))
             except OSError as exc:
@@ -235,7 +236,8 @@ class _Run:
             counts.others += op is Op.OTHER
             counts.folders += op is Op.LEAVE
             if op in (Op.FILE, Op.CLOSE):
-                counts.written += step.entry.data_len or step.entry.size
+                entry = step.entry
+                counts.written += entry.size if entry.data_len is None else entry.data_len
             if self._on_path and op not in (Op.OPEN, Op.KEEP, Op.LEAVE):
                 self._on_path(step.folder.path_of(step.entry.name))
         return counts

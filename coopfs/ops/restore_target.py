@@ -21,6 +21,9 @@ from coopfs.ops.attributes import ACL_DEFAULT, list_xattrs, proc_path
 FOLDERS_OPEN: Final = 400  # descriptors; the usual soft limit is 1024 (getrlimit(2))
 OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+# On a target that a restore has made and not finished, so that a later run knows that
+# the folder's attributes are still to be set.
+UNFINISHED: Final = "user.coopfs.unfinished"
 MODE_WHILE_FILLED: Final = 0o700  # nobody else gets in before the restored mode is set
 
 
@@ -79,6 +82,7 @@ class Target:
         self._open: OrderedDict[Folder, int] = OrderedDict()
         self.root = Folder(None, entry)
         self.root.is_made = True
+        self.is_own = False  # made by this run, or by one that did not finish
         try:
             # The way to the target is the user's own and may lead through symlinks.
             if not os.path.isdir(path):
@@ -87,10 +91,20 @@ class Target:
                     return
                 os.makedirs(path)
             self.root.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.is_own = self.root.is_new or UNFINISHED in list_xattrs(self.root.fd)
+            if self.root.is_new:
+                with suppress(OSError):  # a file system without such attributes
+                    os.setxattr(self.root.fd, UNFINISHED, b"")
         except OSError as exc:
             name = path.decode("utf-8", "backslashreplace")
             raise CoopfsError(f"target {name}: {exc.strerror}") from exc
         self._look_at(self.root, self.root.fd)
+
+    def finish(self) -> None:
+        """Note that everything is there."""
+        if self.is_own and self.root.fd is not None:
+            with suppress(OSError):
+                os.removexattr(self.root.fd, UNFINISHED)
 
     def close(self) -> None:
         """Close every descriptor."""
