@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,11 @@ import pytest
 from docutils.core import publish_string
 from docutils.writers.manpage import Writer
 
+from coopfs.archive import settings
+from coopfs.archive.dirs import Dirs
 from coopfs.cli.main import cli
+from coopfs.ids import ArchiveId
+from coopfs.view import options
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "man").glob("*.rst"))
@@ -45,8 +50,8 @@ def page_of(command_name: str) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_renders_without_a_warning(page: Path) -> None:
-    settings = {"report_level": 1, "halt_level": 2, "input_encoding": "utf-8"}
-    rendered = publish_string(page.read_bytes(), writer=Writer(), settings_overrides=settings)
+    strict = {"report_level": 1, "halt_level": 2, "input_encoding": "utf-8"}
+    rendered = publish_string(page.read_bytes(), writer=Writer(), settings_overrides=strict)
     name, _, section = page.stem.rpartition(".")
     assert f'.TH "{name}" "{section}"'.encode() in rendered
 
@@ -61,7 +66,7 @@ def test_every_command_has_a_page(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_in_the_page_of_its_command(name: str) -> None:
     text = page_of(name).read_text()
-    options = [
+    spellings = [
         spelling
         for parameter in COMMANDS[name].params
         if isinstance(parameter, click.Option) and not parameter.hidden
@@ -69,7 +74,7 @@ def test_every_option_is_in_the_page_of_its_command(name: str) -> None:
     ]
     general = (ROOT / "man/coopfs.1.rst").read_text()
     # What every command takes is said once, in coopfs(1).
-    missing = [o for o in options if not is_named(o, text) and not is_global(o, general)]
+    missing = [o for o in spellings if not is_named(o, text) and not is_global(o, general)]
     assert missing == []
 
 
@@ -80,6 +85,31 @@ def is_named(option: str, text: str) -> bool:
 def is_global(option: str, general: str) -> bool:
     section = general.split("Global options\n")[1].split("\nNaming a snapshot")[0]
     return is_named(option, section)
+
+
+def test_every_mount_option_is_in_its_page() -> None:
+    text = (ROOT / "man/coopfs-mount.1.rst").read_text()
+    named = [*options._VALUES, "shadow", "nonempty", "allow_other", *options.ALWAYS]
+    assert [name for name in named if not is_named(name, text)] == []
+    parsed = options.parse_options(["shadow,nonempty,allow_other"])
+    assert parsed.shadow and parsed.nonempty and "allow_other" in parsed.kernel
+
+
+def test_every_setting_is_in_its_page(tmp_path: Path) -> None:
+    changed = settings.ArchiveSettings(
+        name="home",
+        store="/store",
+        archive_id=ArchiveId(bytes(16)),
+        host="amalia",
+        series=(settings.SeriesRule("/home", "home"),),
+        partial_interval_s=60,
+        cache_max=1,
+    )
+    dirs = Dirs(tmp_path / "config", tmp_path / "state", tmp_path / "cache")
+    settings.save_settings(dirs, changed, folder=tmp_path)
+    written = tomllib.loads((tmp_path / settings.SETTINGS_FILE).read_text())
+    text = (ROOT / "man/coopfs-config.5.rst").read_text()
+    assert [key for key in written if not re.search(rf"^\[?{key}\]?$", text, re.M)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
