@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,6 +102,17 @@ def unreadable(archive: Archive, snapshot: Snapshot) -> set[bytes]:
 
     read_folder(b"", snapshot.facts.root)
     return found
+
+
+def copy_host(pattern: Path, target: Path) -> Host:
+    """Copy the host and the store below *pattern*, which was made for tests to share."""
+    shutil.copytree(pattern / "host", target / "host")
+    shutil.copytree(pattern / "store", target / "store")
+    (config,) = (target / "host" / "config").rglob("archive.toml")
+    text = config.read_text()
+    assert str(pattern / "store") in text
+    config.write_text(text.replace(str(pattern / "store"), str(target / "store")))
+    return Host(target / "host")
 
 
 def make_source(folder: Path, seed: int = 1) -> None:

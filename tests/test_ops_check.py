@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from checked import Checked, check, make_source, names, opened, unreadable
+from checked import Checked, check, copy_host, make_source, names, opened, unreadable
 from hosts import Host
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -368,13 +368,9 @@ class Forger:
 
 
 @pytest.fixture
-def forger(host: Host, pattern: Path, tmp_path: Path) -> Iterator[tuple[Archive, Forger]]:
+def forger(pattern: Path, tmp_path: Path) -> Iterator[tuple[Archive, Forger]]:
     """A forger with a store of its own."""
-    shutil.copytree(pattern / "store", tmp_path / "store")
-    config = next((tmp_path / "host" / "config").rglob("archive.toml"), None)
-    assert config is not None, "the settings file has another name"
-    config.write_text(config.read_text().replace(str(pattern / "store"), str(tmp_path / "store")))
-    with opened(host) as (archive, store):
+    with opened(copy_host(pattern, tmp_path)) as (archive, store):
         archive.refresh()
         assert store.address == str(tmp_path / "store")
         yield archive, Forger(archive, store)
