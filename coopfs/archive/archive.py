@@ -39,6 +39,7 @@ from coopfs.format.tree import Entry, Span
 from coopfs.ids import ObjectId, SpanNodeId, TreeId, short_hex
 from coopfs.store.base import Kind, Store
 
+LISTINGS_MAX: Final = 5  # of index/ in one refresh, while objects vanish between list and get
 NODES_KEPT: Final = 512  # decoded tree nodes in memory; a folder's entries are one or more
 
 
@@ -141,19 +142,29 @@ class Archive:
 
     def refresh_index(self) -> None:
         """Take in new index objects; drop what only vanished or replaced ones listed."""
-        listed = {info.name for info in self.store.list(Kind.INDEX)}
-        for object_id in sorted(listed - self.index.known_objects()):
+        for attempt in range(LISTINGS_MAX):
+            known = self.index.known_objects()  # first: another process may be adding some
+            listed = {info.name for info in self.store.list(Kind.INDEX)}
+            gone = self._take_in_index(sorted(listed - known), is_first=attempt == 0)
+            if self.index.retain_objects(listed - gone, known) or gone:
+                continue  # a prune is replacing them: list again
+            break
+        self.index.reload_if_changed()
+
+    def _take_in_index(self, new: list[ObjectId], *, is_first: bool) -> set[ObjectId]:
+        """Read *new* index objects; return those that were gone meanwhile."""
+        gone = set()
+        for object_id in new:
             try:
                 content = self.read_index_object(object_id)
             except ObjectNotFound:
-                listed.discard(object_id)
-                continue
+                gone.add(object_id)
             except (DataError, WrongKey) as exc:
-                self.warnings.append(str(exc))
-                listed.discard(object_id)
-                continue
-            self.index.add_object(object_id, content)
-        self.index.retain_objects(listed)
+                if is_first:
+                    self.warnings.append(str(exc))
+            else:
+                self.index.add_object(object_id, content)
+        return gone
 
     def read_index_object(self, object_id: ObjectId) -> IndexObject:
         """Fetch and verify one index object.

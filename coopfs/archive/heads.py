@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from coopfs.archive.lock import file_lock
 from coopfs.errors import ConfigError, CoopfsError
 from coopfs.ids import SnapshotId
 
@@ -40,6 +41,14 @@ class Heads:
         """
         self._path = folder / FILE_NAME
         self._heads: dict[tuple[str, str], Head] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Take in what other processes have written since; the newer head of each series stays.
+
+        Raises:
+            ConfigError: the file is there but cannot be understood.
+        """
         try:
             text = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -54,12 +63,17 @@ class Heads:
                     int(item["number"]),
                     SnapshotId(bytes.fromhex(item["snapshot"])),
                 )
-                self._heads[head.host, head.series] = head
+                self._keep_newer(head)
         except (ValueError, KeyError, TypeError) as exc:
             raise ConfigError(
                 f"{self._path}: damaged; it guards against a store put back to an older copy. "
                 "Move it away only if you know that the store is the newest"
             ) from exc
+
+    def _keep_newer(self, head: Head) -> None:
+        known = self._heads.get((head.host, head.series))
+        if known is None or head.number >= known.number:
+            self._heads[head.host, head.series] = head
 
     def all(self) -> list[Head]:
         """Return every head, ordered by host and series."""
@@ -75,11 +89,16 @@ class Heads:
         Raises:
             CoopfsError: the file cannot be written.
         """
-        changed = [h for h in heads if self._heads.get((h.host, h.series)) != h]
-        if not changed:
+        if all(self._heads.get((h.host, h.series)) == h for h in heads):
             return
-        for head in changed:
-            self._heads[head.host, head.series] = head
+        with file_lock(self._path.with_name(f"{FILE_NAME}.lock")):
+            # A mount and a snapshot may write at once: neither may undo the other's.
+            self.reload()
+            for head in heads:
+                self._heads[head.host, head.series] = head
+            self._write()
+
+    def _write(self) -> None:
         text = json.dumps(
             {
                 "heads": [

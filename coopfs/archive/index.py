@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from blake3 import blake3
+
 from coopfs.archive.state import State
 from coopfs.errors import ChunkMissing
 from coopfs.format.index import IndexedPack, IndexObject
@@ -79,6 +81,7 @@ class Index:
         self._hot: dict[bytes, ChunkLocation] = {}
         self._unusable: frozenset[int] = frozenset()
         self._is_empty = True  # the first snapshot asks 100,000 times
+        self._loaded_generation = -1
         self.reload()
 
     # --- looking up -----------------------------------------------------------
@@ -95,6 +98,7 @@ class Index:
 
     def reload(self) -> None:
         """Forget what is remembered of the tables; another process may have changed them."""
+        generation = self.generation  # before what it stands for
         unusable = self._state.connection.execute(
             "SELECT pack_no FROM packs JOIN lost_packs USING (pack_id)"
         ).fetchall()
@@ -105,6 +109,12 @@ class Index:
             self._packs.clear()
             self._hot = {}
             self._is_empty = first is None
+            self._loaded_generation = generation
+
+    def reload_if_changed(self) -> None:
+        """Reload when another process has marked, lost or dropped packs, or added the first."""
+        if self._is_empty or self.generation != self._loaded_generation:
+            self.reload()
 
     def has(self, chunk_id: bytes) -> bool:
         """Tell whether a usable pack holds *chunk_id*, so that it need not be stored."""
@@ -235,34 +245,45 @@ class Index:
             if cursor.rowcount == 0:
                 return  # another process was quicker
             object_no = cursor.lastrowid
+            places: list[tuple[bytes, int]] = []
             for pack in content.packs:
-                pack_no = self._add_pack(pack)
+                pack_no = self._add_pack(pack, places)
                 connection.execute(
                     "INSERT OR IGNORE INTO pack_listings VALUES (?, ?)", (pack_no, object_no)
                 )
+            # Sorted: SQLite then fills its pages in order (three times as fast at 3 million).
+            places.sort()
+            connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?)", places)
             if content.marked:
                 connection.executemany(
                     "INSERT OR REPLACE INTO lost_packs VALUES (?, ?)",
                     [(pack_id, MARKED) for pack_id in content.marked],
                 )
                 self._bump_generation()
+            # A mark may have come before the object that lists its pack.
+            (has_lost,) = connection.execute("SELECT EXISTS (SELECT 1 FROM lost_packs)").fetchone()
         self._is_empty = False
-        if content.marked:
+        if has_lost:
             self.reload()
 
-    def _add_pack(self, pack: IndexedPack) -> int:
+    def _add_pack(self, pack: IndexedPack, places: list[tuple[bytes, int]]) -> int:
+        """Add a pack's rows but for its chunks', which go to *places*; return its number."""
         connection = self._state.connection
+        directory = pack.directory
+        # Another host may be hacked and list a pack that is not its own, wrongly: both
+        # listings are kept, so that it can add a location that fails but hide none.
+        listing = blake3(pack.header.encode() + directory.body).digest(16)
         row = connection.execute(
-            "SELECT pack_no FROM packs WHERE pack_id = ?", (pack.pack_id,)
+            "SELECT pack_no FROM packs WHERE pack_id = ? AND listing = ?", (pack.pack_id, listing)
         ).fetchone()
         if row is not None:
             return int(row[0])
-        directory = pack.directory
         cursor = connection.execute(
-            "INSERT INTO packs (pack_id, size, header, writer_id, audit_answers)"
-            " VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO packs (pack_id, listing, size, header, writer_id, audit_answers)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             (
                 pack.pack_id,
+                listing,
                 pack.size,
                 pack.header.encode(),
                 directory.writer_id,
@@ -272,43 +293,52 @@ class Index:
         pack_no = cursor.lastrowid
         if pack_no is None:
             raise AssertionError("SQLite gave no row number")
-        (first,) = connection.execute(
-            "SELECT COALESCE(MAX(block_no), 0) + 1 FROM blocks"
+        # Never a number that was given out before: readers remember blocks by it.
+        (last,) = connection.execute(
+            "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'blocks'"
         ).fetchone()
+        first = last + 1
         rows = _block_rows(directory, pack_no, first)
         connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        # Sorted: SQLite then fills its pages in order (three times as fast at 3 million).
-        prefixes = sorted(
-            (chunk_id[:PREFIX_LEN], first + ordinal)
-            for ordinal, block in enumerate(directory.blocks)
-            for chunk_id in directory.chunk_ids[
-                block.first_chunk : block.first_chunk + block.chunk_count
-            ]
-        )
-        connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?)", prefixes)
+        ids = [chunk_id[:PREFIX_LEN] for chunk_id in directory.chunk_ids]
+        for block_no, block in enumerate(directory.blocks, first):
+            end = block.first_chunk + block.chunk_count
+            places += [(prefix, block_no) for prefix in ids[block.first_chunk : end]]
         return pack_no
 
-    def retain_objects(self, present: Iterable[ObjectId]) -> None:
-        """Drop what only index objects list that are gone from the store or replaced."""
+    def retain_objects(
+        self, present: Iterable[ObjectId], known: set[ObjectId] | None = None
+    ) -> bool:
+        """Drop what only index objects list that are gone from the store or replaced.
+
+        *present* is a listing of the store made after *known* was read (None: all there
+        are now): what another process has added since is in neither.  Returns whether
+        objects must be read again because what replaced them is gone.
+        """
         rows = self._state.connection.execute(
             "SELECT object_no, object_id, replaces FROM index_objects"
         ).fetchall()
         here = set(present)
-        replaced = {
-            replaces[start : start + ID_LEN]
-            for _, object_id, replaces in rows
-            if object_id in here
-            for start in range(0, len(replaces), ID_LEN)
-        }
-        gone = [(no,) for no, object_id, _ in rows if object_id not in here]
-        # A replaced object that cannot be deleted stays known, so it is not read again.
+        gone = [
+            (no,)
+            for no, object_id, _ in rows
+            if object_id not in here and (known is None or object_id in known)
+        ]
+        replaced: set[bytes] = set()
+        freed: set[bytes] = set()
+        for no, _, replaces in rows:
+            names = {replaces[start : start + ID_LEN] for start in range(0, len(replaces), ID_LEN)}
+            (freed if (no,) in gone else replaced).update(names)
+        # A replaced object that cannot be deleted stays known, so it is not read again;
+        # unless its replacement is gone: then it counts, and what it lists is wanted.
+        again = [(no,) for no, object_id, _ in rows if object_id in (freed - replaced) & here]
         idle = gone + [(no,) for no, object_id, _ in rows if object_id in replaced]
         listing = self._state.connection.execute("SELECT DISTINCT object_no FROM pack_listings")
         if not gone and not set(idle) & set(listing):
-            return
+            return False
         with self._state.transaction() as connection:
             connection.executemany("DELETE FROM pack_listings WHERE object_no = ?", idle)
-            connection.executemany("DELETE FROM index_objects WHERE object_no = ?", gone)
+            connection.executemany("DELETE FROM index_objects WHERE object_no = ?", gone + again)
             orphans = connection.execute(
                 "SELECT pack_no FROM packs WHERE pack_no NOT IN (SELECT pack_no FROM pack_listings)"
             ).fetchall()
@@ -323,6 +353,7 @@ class Index:
             if orphans:
                 self._bump_generation()
         self.reload()
+        return bool(again)
 
     def mark_lost(self, pack_id: PackId, reason: str) -> None:
         """Stop relying on a pack that is gone or damaged; the next snapshot sends it again."""

@@ -17,6 +17,20 @@ from coopfs.errors import CoopfsError, StateBusy
 
 
 @contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the lock *path*, waiting for it; for what takes a moment."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise CoopfsError(f"{path}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def series_lock(state_folder: Path, series: str) -> Iterator[None]:
     """Hold the lock of *series* (``host/series``); it goes with the process.
 

@@ -116,13 +116,14 @@ class SnapshotObjects:
             WrongKey: nothing there can be opened with this key.
             StoreUnavailable: the partner cannot be reached.
         """
-        listed = self._listed()
-        if any(ObjectId(head.snapshot_id) not in listed for head in self._heads.all()):
-            listed = self._listed()  # an object may be gone between listing and reading: again
+        # Before the listing: what another process adds meanwhile is not gone.
         known = {
             ObjectId(row[0])
             for row in self._state.connection.execute("SELECT object_id FROM snapshot_objects")
         }
+        listed = self._listed()
+        if any(ObjectId(head.snapshot_id) not in listed for head in self._heads.all()):
+            listed = self._listed()  # an object may be gone between listing and reading: again
         new = [object_id for object_id in listed if object_id not in known]
         opened = self._open_new(new)
         self._take_in(opened)

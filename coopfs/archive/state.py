@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from coopfs.archive.lock import file_lock
 from coopfs.errors import CoopfsError, StateBusy
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 FILE_NAME: Final = "index.db"
 BUSY_TIMEOUT_S: Final = 60  # a mount and a snapshot may write at once; each holds it shortly
 MMAP_LEN: Final = 1 << 30  # bytes of the file SQLite may map; saves a copy a page read
@@ -28,17 +29,20 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE index_objects (
     object_no INTEGER PRIMARY KEY, object_id BLOB NOT NULL UNIQUE,
     writer_id BLOB NOT NULL, replaces BLOB NOT NULL, marked BLOB NOT NULL);
+-- listing: a digest of what the index says of the pack. Two that differ are two rows.
 CREATE TABLE packs (
-    pack_no INTEGER PRIMARY KEY, pack_id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
-    header BLOB NOT NULL, writer_id BLOB NOT NULL, audit_answers BLOB NOT NULL);
+    pack_no INTEGER PRIMARY KEY AUTOINCREMENT, pack_id BLOB NOT NULL, listing BLOB NOT NULL,
+    size INTEGER NOT NULL, header BLOB NOT NULL, writer_id BLOB NOT NULL,
+    audit_answers BLOB NOT NULL, UNIQUE (pack_id, listing));
 CREATE TABLE pack_listings (
     pack_no INTEGER NOT NULL, object_no INTEGER NOT NULL,
     PRIMARY KEY (pack_no, object_no)) WITHOUT ROWID;
 -- Packs nothing may rely on any more: marked by a prune, or found damaged or gone.
 CREATE TABLE lost_packs (pack_id BLOB PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 -- chunks: the ids, 32 bytes each, then the lengths, 4 bytes little-endian each.
+-- AUTOINCREMENT: a number is never given out again, as readers remember blocks by it.
 CREATE TABLE blocks (
-    block_no INTEGER PRIMARY KEY, pack_no INTEGER NOT NULL, ordinal INTEGER NOT NULL,
+    block_no INTEGER PRIMARY KEY AUTOINCREMENT, pack_no INTEGER NOT NULL, ordinal INTEGER NOT NULL,
     offset INTEGER NOT NULL, sealed_len INTEGER NOT NULL, plain_len INTEGER NOT NULL,
     codec INTEGER NOT NULL, chunks BLOB NOT NULL);
 CREATE INDEX blocks_by_pack ON blocks (pack_no, ordinal);
@@ -82,6 +86,8 @@ class State:
         self._lock = threading.Lock()
         with translated(self._path):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # One at a time: or one process removes the file another has just made.
+        with file_lock(folder / f"{FILE_NAME}.lock"), translated(self._path):
             if not self._is_current():
                 for suffix in ("", "-wal", "-shm"):
                     Path(f"{self._path}{suffix}").unlink(missing_ok=True)
@@ -92,6 +98,8 @@ class State:
             return False
         try:
             (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.OperationalError:
+            raise  # locked, unreadable: not a reason to remove it
         except sqlite3.DatabaseError:
             version = -1  # damaged: it can be rebuilt from the store
         if version != SCHEMA_VERSION:
@@ -103,7 +111,7 @@ class State:
         connection.execute("BEGIN IMMEDIATE")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version != SCHEMA_VERSION:  # else another process was quicker
-            for statement in _SCHEMA.split(";"):
+            for statement in _SCHEMA.split(";\n"):  # comments may hold a semicolon
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION:d}")
         connection.execute("COMMIT")
@@ -120,13 +128,13 @@ class State:
                 check_same_thread=False,
                 cached_statements=64,
             )
+            with self._lock:
+                self._connections.append(connection)
             # NORMAL: a power cut may lose the last transactions, never the file; all
             # of it can be read again from the store.
             for pragma in ("journal_mode = WAL", "synchronous = NORMAL", f"mmap_size = {MMAP_LEN}"):
                 connection.execute(f"PRAGMA {pragma}")
             self._local.connection = connection
-            with self._lock:
-                self._connections.append(connection)
         return connection
 
     @contextmanager
