@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -23,13 +24,13 @@ from coopfs.errors import ObjectNotFound
 from coopfs.format.body import seal_body
 from coopfs.format.index import IndexedPack, IndexObject, encode_index
 from coopfs.format.keys import Role, SigningKey
-from coopfs.format.nodes import TreeNode, decode_tree_node
 from coopfs.format.pack import PACK_ROLES, decode_directory
 from coopfs.format.sealing import decode_header
 from coopfs.ids import ChunkId, PackId, SpanNodeId, TreeId, short_hex
 from coopfs.store.base import Kind
 
 PUT_THREADS: Final = 2
+INDEX_CHUNKS: Final = 1 << 20  # in one index object: 40 MB of the 256 it may have
 SMALL_LEN: Final = 4 << 20  # bytes of new chunks; so few are not worth another process
 
 
@@ -75,6 +76,8 @@ class ArchiveWriter:
         self._packs: list[IndexedPack] = []  # durable, not in an index object yet
         self._pending: set[bytes] = set()  # ids saved since the last flush
         self._unsent: dict[bytes, tuple[bool, bytes]] = {}  # nodes since then: (is tree, bytes)
+        self._adopted: list[bytes] = []  # nodes an earlier run could not send
+        self._durable: set[bytes] | None = None  # chunks in packs; once the store has failed
         self.new_len = 0  # bytes of chunks that the archive did not have
         self.stored_len = 0  # bytes put into the store
         self.unflushed_len = 0  # bytes stored since the last flush
@@ -126,7 +129,8 @@ class ArchiveWriter:
     def _save_node(self, node_id: bytes, node: bytes, *, is_tree: bool) -> None:
         if node_id not in self._pending and not self._archive.index.has(node_id):
             self._unsent[node_id] = (is_tree, node)
-            self._append(self._meta, node_id, node)
+            if self._durable is None:
+                self._append(self._meta, node_id, node)
 
     def has(self, chunk_id: bytes) -> bool:
         """Tell whether a chunk is stored in a usable pack, or on its way."""
@@ -223,8 +227,9 @@ class ArchiveWriter:
             self._on_pack(pack)
         self._waiting.clear()
         self._take_packs(wait=True)
-        if self._packs:
-            self._put_index(tuple(self._packs))
+        for packs in _by_index_object(self._packs):
+            self._put_index(packs)
+        self._forget_adopted()
         self._packs.clear()
         self._pending.clear()
         self._unsent.clear()
@@ -250,33 +255,47 @@ class ArchiveWriter:
             connection.executemany(
                 "DELETE FROM unindexed_packs WHERE pack_id = ?", [(p.pack_id,) for p in packs]
             )
-            connection.execute("DELETE FROM unsent_nodes")
+
+    def _forget_adopted(self) -> None:
+        """Drop the unsent nodes that are durable now; a run beside may have kept others."""
+        if self._adopted:
+            with self._archive.state.transaction() as connection:
+                connection.executemany(
+                    "DELETE FROM unsent_nodes WHERE node_id = ?",
+                    [(node_id,) for node_id in self._adopted],
+                )
+            self._adopted.clear()
 
     # --- after an interruption ------------------------------------------------
 
-    def salvage(self) -> set[bytes]:
-        """After a failure: keep locally what the next run needs; return what is durable.
+    def salvage(self) -> None:
+        """After a failure: find out what is durable; from here on nothing is sent any more.
 
-        The ids returned are of chunks in packs that were put before the store
-        failed; unsent tree and span nodes are kept in the local state.
+        Nodes saved from now on are only kept, until :meth:`keep_unsent`.
         """
         self._put_pool.shutdown(wait=True)
         for job in self._putting:
             if not job.cancelled() and job.exception() is None:
                 self._packs.append(job.result())
         self._putting.clear()
+        self._durable = {chunk_id for pack in self._packs for chunk_id in pack.directory.chunk_ids}
+
+    def is_durable(self, chunk_id: bytes) -> bool:
+        """After :meth:`salvage`: tell whether the chunk is in a pack that is in the store."""
+        return chunk_id in (self._durable or ()) or self._archive.index.has(chunk_id)
+
+    def unsent_node(self, node_id: bytes) -> bytes | None:
+        """Return a tree or span node saved since the last flush, or None."""
+        kept = self._unsent.get(node_id)
+        return kept[1] if kept else None
+
+    def keep_unsent(self) -> None:
+        """Keep the nodes saved since the last flush in the local state, for the next run."""
         with self._archive.state.transaction() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO unsent_nodes VALUES (?, ?, ?)",
                 [(node_id, is_tree, node) for node_id, (is_tree, node) in self._unsent.items()],
             )
-        durable = {chunk_id for pack in self._packs for chunk_id in pack.directory.chunk_ids}
-        return durable | self._unsent.keys()
-
-    def unsent_tree_node(self, tree_id: TreeId) -> TreeNode | None:
-        """Return a tree node saved since the last flush, or None."""
-        kept = self._unsent.get(tree_id)
-        return decode_tree_node(kept[1], "unsent tree") if kept and kept[0] else None
 
     def _adopt_leftovers(self) -> None:
         """Go on with packs and nodes of a run that did not come to its index object."""
@@ -300,8 +319,9 @@ class ArchiveWriter:
                 )
             )
             self._pending.update(directory.chunk_ids)
-        nodes = connection.execute("SELECT is_tree, node FROM unsent_nodes").fetchall()
-        for is_tree, node in nodes:
+        nodes = connection.execute("SELECT node_id, is_tree, node FROM unsent_nodes").fetchall()
+        for node_id, is_tree, node in nodes:
+            self._adopted.append(node_id)
             if is_tree:
                 self.save_tree_node(node)
             else:
@@ -318,12 +338,38 @@ class DryRunWriter(ArchiveWriter):
         self._pending.add(chunk_id)
         self.new_len += len(content)
 
+    def _save_node(self, node_id: bytes, node: bytes, *, is_tree: bool) -> None:
+        if not self.has(node_id):
+            self._append(self._meta, node_id, node)
+
     def _adopt_leftovers(self) -> None:
         """Leave them to the next real run."""
+
+    @property
+    def pending_count(self) -> int:
+        """None: nothing is ever flushed."""
+        return 0
 
     def flush(self) -> None:
         """Nothing was stored."""
 
-    def salvage(self) -> set[bytes]:
+    def salvage(self) -> None:
         """Nothing was stored."""
-        return set()
+
+    def keep_unsent(self) -> None:
+        """Nothing was stored."""
+
+
+def _by_index_object(packs: Sequence[IndexedPack]) -> Iterator[tuple[IndexedPack, ...]]:
+    """Split *packs* so that each group fits one index object."""
+    group: list[IndexedPack] = []
+    count = 0
+    for pack in packs:
+        chunk_count = len(pack.directory.chunk_ids)
+        if group and count + chunk_count > INDEX_CHUNKS:
+            yield tuple(group)
+            group, count = [], 0
+        group.append(pack)
+        count += chunk_count
+    if group:
+        yield tuple(group)

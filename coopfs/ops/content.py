@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import stat
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -19,6 +21,7 @@ from coopfs.ids import SpanNodeId
 
 READ_LEN: Final = 8 << 20  # bytes asked for at a time
 STREAM_LEN: Final = 1 << 20  # bytes; a pipe gives 64 KiB at a time whatever is asked
+WAIT_S: Final = 0.5  # for a silent pipe, before asking whether to go on
 SPARSE_UNIT: Final = 512  # bytes of one of st_blocks, POSIX
 
 
@@ -44,6 +47,9 @@ class ContentReader:
         self._chunker = chunker
         self._on_read = on_read
         self._least = chunker.min_len
+        # A cut is certain once max_len bytes follow its start: fewer at a time and the
+        # reading would not move on.
+        self._read_len = max(READ_LEN, 2 * chunker.max_len)
 
     def read_file(self, fd: int, size: int, allocated: int) -> Content:
         """Store the open regular file *fd*, *size* bytes long when it was looked at.
@@ -67,23 +73,30 @@ class ContentReader:
         return self._read_segments(fd, size, is_sparse=allocated * SPARSE_UNIT < size)
 
     def _read_segments(self, fd: int, size: int, *, is_sparse: bool) -> Content:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            # Exchanged since it was looked at; a device might never come to an end.
+            raise OSError(errno.ESTALE, "was replaced by something else before it was read")
         spans = _SpanList(self._writer)
         if is_sparse:
-            position = 0
-            while True:
-                start = _seek(fd, position, os.SEEK_DATA)
-                if start is None:
-                    break
-                spans.add_hole(start - position)
-                end = _seek(fd, start, os.SEEK_HOLE)
-                position = self._read_range(fd, start, end, spans)
-                if end is None or position < end:
-                    break
-            size = max(os.fstat(fd).st_size, position)
-            spans.add_hole(size - position)
+            self._read_sparse(fd, spans)
         else:
             self._read_range(fd, 0, None, spans, size + 1)
         return spans.content()
+
+    def _read_sparse(self, fd: int, spans: _SpanList) -> None:
+        position = 0
+        while True:
+            # Before looking for data: what is appended later is not taken for a hole.
+            size = os.fstat(fd).st_size
+            start = _seek(fd, position, os.SEEK_DATA)
+            if start is None:
+                spans.add_hole(size - position)
+                return
+            spans.add_hole(start - position)
+            end = _seek(fd, start, os.SEEK_HOLE)
+            position = self._read_range(fd, start, end, spans)
+            if end is None or position < end:
+                return  # it was cut short meanwhile
 
     def _read_range(
         self, fd: int, start: int, end: int | None, spans: _SpanList, expected: int = READ_LEN
@@ -94,8 +107,9 @@ class ContentReader:
         """
         position = start
         while True:
-            want = min(expected, READ_LEN) if end is None else min(READ_LEN, end - position)
-            expected = READ_LEN
+            most = self._read_len
+            want = min(expected, most) if end is None else min(most, end - position)
+            expected = most
             buffer = os.pread(fd, want, position) if want else b""
             is_last = len(buffer) < want or position + want == end or not want
             view = memoryview(buffer)
@@ -121,10 +135,12 @@ class ContentReader:
         pieces: list[bytes] = []
         held = 0
         while True:
+            while not select.select([fd], [], [], WAIT_S)[0]:
+                self._on_read(0)  # whoever is told may want to stop
             piece = os.read(fd, STREAM_LEN)
             pieces.append(piece)
             held += len(piece)
-            if piece and held < READ_LEN:
+            if piece and held < self._read_len:
                 continue
             buffer = b"".join(pieces)
             view = memoryview(buffer)

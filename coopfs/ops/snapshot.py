@@ -21,19 +21,27 @@ from coopfs.archive.archive import Archive
 from coopfs.archive.lock import series_lock
 from coopfs.archive.snapshots import Snapshot
 from coopfs.archive.writer import ArchiveWriter, DryRunWriter
-from coopfs.errors import CoopfsError, Interrupted, StoreError, UsageError, WrongKey
+from coopfs.errors import (
+    CoopfsError,
+    Interrupted,
+    ObjectCorrupt,
+    StoreError,
+    UsageError,
+    WrongKey,
+)
 from coopfs.format.body import seal_body
 from coopfs.format.chunker import Chunker
 from coopfs.format.keys import Role, SigningKey
 from coopfs.format.nodes import TreeBuilder
 from coopfs.format.snapshot import SnapshotFacts, State, check_label, encode_snapshot
 from coopfs.format.tree import Entry, Kind, Totals, is_entry_name
-from coopfs.ids import SnapshotId, TreeId
+from coopfs.ids import ID_LEN, SnapshotId, TreeId
 from coopfs.ops.content import ContentReader
 from coopfs.ops.progress import Progress
+from coopfs.ops.salvage import Salvage
 from coopfs.ops.secure import secure_tree
-from coopfs.ops.source import OwnerNames, base_entry
-from coopfs.ops.walk import Tally, Walker, WalkRules
+from coopfs.ops.source import OwnerNames
+from coopfs.ops.walk import FormerTreeDamaged, Tally, Walker, WalkRules
 from coopfs.ops.witness import Witness, Witnesses
 from coopfs.store.base import Kind as StoreKind
 
@@ -82,7 +90,8 @@ def default_series(paths: tuple[bytes, ...]) -> str:
 
 def absolute_paths(paths: tuple[str, ...]) -> tuple[bytes, ...]:
     """Return the sources as absolute paths, each once, none below another."""
-    chosen = sorted({os.path.abspath(os.fsencode(path)) for path in paths})
+    # Two slashes in front mean the same as one on Linux, but abspath() leaves them.
+    chosen = sorted({b"/" + os.path.abspath(os.fsencode(path)).lstrip(b"/") for path in paths})
     kept: list[bytes] = []
     for path in chosen:
         if not any(path == k or path.startswith(k.rstrip(b"/") + b"/") for k in kept):
@@ -116,8 +125,18 @@ def take_snapshot(
     with series_lock(archive.state_folder, f"{host}/{request.series}"):
         make_writer = DryRunWriter if request.is_dry_run else ArchiveWriter
         is_first = archive.heads.get(host, request.series) is None and bool(request.paths)
+        # Read under the lock: another run of the series may have ended since the refresh.
+        archive.heads.reload()
+        archive.index.reload_if_changed()
         with make_writer(archive, signer, expects_much=is_first) as writer:
             run = _Run(archive, writer, signer, request, progress, is_stopped)
+            try:
+                return run.take()
+            except FormerTreeDamaged:
+                if request.stdin_name is not None:
+                    raise
+            # The damage is noted in the index; now everything is checked before it is believed.
+            run = _Run(archive, writer, signer, request, progress, is_stopped, is_wary=True)
             return run.take()
 
 
@@ -141,6 +160,8 @@ class _Run:
         request: SnapshotRequest,
         progress: Progress,
         is_stopped: Callable[[], bool],
+        *,
+        is_wary: bool = False,
     ) -> None:
         self._archive = archive
         self._writer = writer
@@ -156,7 +177,13 @@ class _Run:
         chunker = Chunker(archive.config.chunker, archive.keys.chunker_seed())
         self._reader = ContentReader(writer, chunker, self._on_read)
         self._walker = Walker(
-            archive, writer, self._reader, self._witnesses, request.rules, progress
+            archive,
+            writer,
+            self._reader,
+            self._witnesses,
+            request.rules,
+            progress,
+            is_wary=is_wary,
         )
         self._walker.between_files = self._between_files
         self._owners = OwnerNames()
@@ -167,6 +194,7 @@ class _Run:
 
     def take(self) -> SnapshotReport:
         """Walk, store, commit; on failure keep what the next run can use."""
+        self._check_request()
         parent = self._head
         expected = parent.facts.counts if parent else None
         self._progress.start(
@@ -179,13 +207,18 @@ class _Run:
             else:
                 self._find_sources()
                 for source in self._sources:
+                    self._between_files()
                     self._store_source(source)
             root = self._build_root([s.entry for s in self._sources if s.entry is not None])
             facts, snapshot = self._commit(root, State.COMPLETE)
         except Interrupted:
             # The store works: what was done counts, and is not read again.
-            with suppress(CoopfsError):
+            try:
                 self._checkpoint()
+            except StoreError:
+                self._salvage()
+            except CoopfsError:
+                pass  # it is read again, but not sent again
             raise
         except StoreError:
             self._salvage()
@@ -196,6 +229,19 @@ class _Run:
             parent.snapshot_id if parent else None,
             time.monotonic() - self._start,
         )
+
+    def _check_request(self) -> None:
+        """Refuse what could not be written into the snapshot object, before all the work."""
+        try:
+            encode_snapshot(self._facts(TreeId(bytes(ID_LEN)), State.COMPLETE))
+        except ObjectCorrupt as exc:
+            request = self._request
+            raise UsageError(
+                f"too much for one snapshot: {len(request.paths)} paths, {len(request.excludes)} "
+                f"excludes, {len(request.tags)} tags, a description of "
+                f"{len(request.description)} characters ({exc}); name folders instead of files, "
+                "or exclude by fewer patterns"
+            ) from exc
 
     # --- sources --------------------------------------------------------------
 
@@ -232,10 +278,12 @@ class _Run:
         names = record + name + b"\0"
         old = self._witnesses.get(path)
         entry = walker.unchanged_single(old, names, name, status)
-        if entry is not None:
-            walker.count(entry, "files_unchanged")
-            return entry
         read_ns = time.time_ns()
+        if entry is not None and old is not None:
+            walker.count(entry, "files_unchanged")
+            if walker.must_look:  # looked at now; see Witnesses.confirm()
+                walker.rows.append(old._replace(read_ns=read_ns))
+            return entry
         entry = walker.store_file(path, name, status)
         if entry is not None:
             walker.count(entry, "files_new" if old is None else "files_changed")
@@ -248,7 +296,10 @@ class _Run:
         raw = os.fsencode(name)
         if not is_entry_name(raw):
             raise UsageError(f"--stdin-name {name!r}: expected a file name without slashes")
-        content = self._reader.read_stream(0)
+        try:
+            content = self._reader.read_stream(0)
+        except OSError as exc:
+            raise SourceMissing(f"standard input cannot be read: {exc.strerror}") from exc
         self._walker.tally.read += content.read_len
         entry = Entry(
             raw,
@@ -298,8 +349,7 @@ class _Run:
                 continue
             here = path + b"/" + name
             tree, totals = self._build_above(here, group)
-            above = base_entry(name, Kind.FOLDER, os.stat(here), self._owners)
-            stored.append(above._replace(tree=tree, totals=totals))
+            stored.append(self._folder_above(here, name)._replace(tree=tree, totals=totals))
         files = folders = size = 0
         for entry in stored:
             inner = entry.totals
@@ -310,6 +360,16 @@ class _Run:
                 folders += inner.folders + 1
         return self._tree_of(stored), Totals(files, folders, size)
 
+    def _folder_above(self, path: bytes, name: bytes) -> Entry:
+        """Return the entry of a folder on the way to a source; as what it is a link to."""
+        try:
+            path = os.path.realpath(path)
+            entry = self._walker.folder_entry(path, name, os.stat(path))
+        except OSError as exc:  # gone since
+            self._walker.report(path, exc)
+            entry = None
+        return entry or Entry(name, Kind.FOLDER, 0o700, os.geteuid(), os.getegid(), self._start_ns)
+
     # --- while it runs --------------------------------------------------------
 
     def _on_read(self, length: int) -> None:
@@ -319,59 +379,65 @@ class _Run:
         self._progress.update(files=tally.files + tally.others, bytes_=tally.size + self._in_file)
         if self._is_stopped():
             raise Interrupted("interrupted; what was done is kept, the next run continues")
+        if self._is_checkpoint_due():
+            # Within one large file or stream: its chunks count, or memory would grow with it.
+            self._flush()
 
     def _between_files(self) -> None:
         self._in_file = 0
         if self._is_stopped():
             raise Interrupted("interrupted; what was done is kept, the next run continues")
-        writer = self._writer
-        if writer.unflushed_len >= CHECKPOINT_LEN or writer.pending_count >= CHECKPOINT_CHUNKS:
+        if self._is_checkpoint_due():
             self._checkpoint()
         interval = self._request.partial_interval_s
         if interval and time.monotonic() - self._last_partial >= interval:
             self._last_partial = time.monotonic()
             self._commit_partial()
 
-    def _checkpoint(self) -> list[Entry]:
-        """Make everything stored so far findable by the next run; the walk goes on.
+    def _is_checkpoint_due(self) -> bool:
+        writer = self._writer
+        return writer.unflushed_len >= CHECKPOINT_LEN or writer.pending_count >= CHECKPOINT_CHUNKS
 
-        Returns the entries of the sources as far as they are stored.
-        """
-        opened = self._walker.store_open_folders()
+    def _checkpoint(self) -> None:
+        """Make everything stored so far findable by the next run; the walk goes on."""
+        self._walker.note_open_folders()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Make all chunks durable, and with them the rows noted so far true."""
         self._writer.flush()
-        if not self._request.is_dry_run:
-            self._keep_rows(is_done=False)
-        entries = [source.entry for source in self._sources if source.entry is not None]
-        if opened:
-            entry, tree, totals = opened[0]
-            open_path = self._walker.open_source or b"/"
-            entries.append(entry._replace(name=open_path, tree=tree, totals=totals))
-        return entries
-
-    def _keep_rows(self, *, is_done: bool) -> None:
         walker = self._walker
-        self._witnesses.put(walker.rows, walker.gone, self._generation, is_done=is_done)
+        if not self._request.is_dry_run:
+            self._witnesses.put(walker.rows, walker.gone)
         walker.rows.clear()
         walker.gone.clear()
 
     def _commit_partial(self) -> None:
-        entries = self._checkpoint()
-        if entries and not self._request.is_dry_run:
-            root = self._build_root(entries)
-            self._writer.flush()
-            self._commit(root, State.PARTIAL)
+        if self._request.is_dry_run:
+            return
+        self._checkpoint()
+        entries = [source.entry for source in self._sources if source.entry is not None]
+        opened = self._walker.store_open_folders()
+        if opened:
+            entry, tree, totals = opened[0]
+            open_path = self._walker.open_source or b"/"
+            entries.append(entry._replace(name=open_path, tree=tree, totals=totals))
+        if entries:
+            self._commit(self._build_root(entries), State.PARTIAL)
 
     def _salvage(self) -> None:
         """The store failed: keep locally what was stored of files that are whole there."""
-        durable = self._writer.salvage()
-        index = self._archive.index
-
-        def is_durable(chunk_id: bytes) -> bool:
-            return chunk_id in durable or index.has(chunk_id)
-
+        if self._request.is_dry_run:
+            return
+        writer = self._writer
+        writer.salvage()
         with suppress(CoopfsError):
-            rows = self._walker.durable_rows(is_durable, self._writer.unsent_tree_node)
-            self._witnesses.put(rows, (), self._generation, is_done=False)
+            self._walker.note_open_folders()
+        with suppress(CoopfsError):
+            rows = list(Salvage(self._archive, writer).durable_rows(self._walker.rows))
+            # Nodes before rows: a row never names a tree that is nowhere.
+            writer.keep_unsent()
+            self._witnesses.put(rows)
 
     # --- commit ---------------------------------------------------------------
 
@@ -418,7 +484,7 @@ class _Run:
         archive = self._archive
         if self._request.is_dry_run:
             return self._facts(root, state), None
-        self._writer.flush()
+        self._flush()
         # Just before: whatever a prune has marked meanwhile is stored anew.
         secure_tree(archive, self._writer, root, self._generation)
         facts = self._facts(root, state)
@@ -433,5 +499,8 @@ class _Run:
         )
         archive.store.put(StoreKind.SNAPSHOTS, sealed.object_id, sealed.data)
         snapshot = archive.objects.add_own(SnapshotId(sealed.object_id), body)
-        self._keep_rows(is_done=state is State.COMPLETE)
+        if state is State.COMPLETE:
+            # All that was walked was looked at; what was not may rely on packs that are gone.
+            since_ns = self._start_ns if self._walker.must_look else None
+            self._witnesses.confirm(self._generation, since_ns=since_ns)
         return facts, snapshot

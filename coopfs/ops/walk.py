@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from blake3 import blake3
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.writer import ArchiveWriter
-from coopfs.errors import DataError
-from coopfs.format.nodes import TreeBuilder, TreeNode
+from coopfs.errors import ChunkMissing, DataError
+from coopfs.format.nodes import TreeBuilder
 from coopfs.format.snapshot import PROBLEMS_MAX, Counts, Problem
 from coopfs.format.tree import HARD_LINK_ID_LEN, NAME_MAX, Entry, Kind, Totals
 from coopfs.ids import TreeId
@@ -113,6 +113,19 @@ class _OpenFolder:
         self.totals = [0, 0, 0]
 
 
+class FormerTreeDamaged(DataError):
+    """What an unchanged folder was stored as cannot be read any more; start the run again."""
+
+
+class _LinkGroup(NamedTuple):
+    """The hard links of one inode."""
+
+    link_id: bytes
+    first: Entry | None = None  # once stored, while more links may come
+    ctime_ns: int = 0  # of the inode when *first* was stored
+    left: int = 0  # links not seen yet
+
+
 class Walker:
     """Stores source folders; one a run."""
 
@@ -124,8 +137,10 @@ class Walker:
         witnesses: Witnesses,
         rules: WalkRules,
         progress: Progress,
+        *,
+        is_wary: bool = False,
     ) -> None:
-        """*witnesses* are those of the run's series."""
+        """*witnesses* are those of the run's series; *is_wary*: check all they rely on."""
         self._archive = archive
         self._writer = writer
         self._reader = reader
@@ -134,10 +149,12 @@ class Walker:
         self._progress = progress
         self._owners = OwnerNames()
         self._stack: list[_OpenFolder] = []
-        self._links: dict[tuple[int, int], tuple[bytes, Entry | None, int]] = {}
+        self._links: dict[tuple[int, int], _LinkGroup] = {}
         # Witnesses are believed at once unless a pack left the index since they were written.
-        self._must_look = (
-            not archive.index.is_whole or witnesses.generation() != archive.index.generation
+        self.must_look = (
+            is_wary
+            or not archive.index.is_whole
+            or witnesses.generation() != archive.index.generation
         )
         self.tally = Tally()
         self.rows: list[Witness] = []  # of folders stored since the last checkpoint
@@ -171,6 +188,7 @@ class Walker:
             self._add_folder(stack[-1], folder, result)
 
     def _open_folder(self, path: bytes, entry: Entry | None, device: int) -> _OpenFolder | None:
+        self.between_files()  # where nothing has changed, nobody else asks
         builder = TreeBuilder(self._archive.keys.tree_id_key, self._writer.save_tree_node)
         folder = _OpenFolder(path, entry, device, builder)
         try:
@@ -218,8 +236,11 @@ class Walker:
         if not any(name == CACHEDIR_TAG for name, _ in found):
             return False
         try:
-            with open(prefix + CACHEDIR_TAG, "rb") as tag:
-                return tag.read(len(CACHEDIR_SIGNATURE)) == CACHEDIR_SIGNATURE
+            fd = os.open(prefix + CACHEDIR_TAG, _OPEN_FLAGS)  # a FIFO must not hold the run up
+            try:
+                return os.read(fd, len(CACHEDIR_SIGNATURE)) == CACHEDIR_SIGNATURE
+            finally:
+                os.close(fd)
         except OSError:
             return False
 
@@ -228,7 +249,7 @@ class Walker:
         folder.old = old = self._witnesses.get(folder.path)
         if old is None:
             return
-        if self._must_look and not self._writer.has(old.tree):
+        if self.must_look and not self._writer.has(old.tree):
             folder.old = None  # pruned, or in a pack that is lost
             return
         names = b"".join(
@@ -238,7 +259,7 @@ class Walker:
         limit = old.read_ns - RACY_NS
         folder.is_same = (
             names == old.names
-            and not self._must_look
+            and not self.must_look
             and all(status is not None and youngest(status) < limit for _, status in folder.items)
         )
 
@@ -326,18 +347,15 @@ class Walker:
     def _close_folder(self, folder: _OpenFolder) -> Result:
         if folder.is_same and folder.old is not None:
             return Result(folder.old.tree, folder.old.totals, is_same=True)
+        if folder.old is not None:
+            self._load_old(folder)  # which notes the folders that are gone
         totals = Totals(*folder.totals)
         tree = folder.builder.finish()
-        self._note_row(folder, tree, totals, folder.records)
-        return Result(tree, totals, is_same=False)
-
-    def _note_row(
-        self, folder: _OpenFolder, tree: TreeId, totals: Totals, records: list[bytes]
-    ) -> None:
         names = b"".join(
-            [record + item[0] + b"\0" for record, item in zip(records, folder.items)]  # noqa: B905  # a checkpoint has fewer records
+            [record + item[0] + b"\0" for record, item in zip(folder.records, folder.items)]  # noqa: B905  # made together
         )
         self.rows.append(Witness(folder.path, names, tree, totals, folder.read_ns))
+        return Result(tree, totals, is_same=False)
 
     def _add_folder(self, parent: _OpenFolder, folder: _OpenFolder, result: Result) -> None:
         if folder.entry is None:
@@ -375,16 +393,35 @@ class Walker:
         try:
             folder.old_entries = {e.name: e for e in self._archive.iter_entries(folder.old.tree)}
         except DataError as exc:
-            if folder.is_same or folder.place:
-                raise
-            self.report(folder.path, f"its former tree cannot be read, all is read again: {exc}")
-            return
+            self._note_damage(folder.old.tree, str(exc))
+            if self.must_look:  # nothing in it was believed yet: all of it is read again
+                folder.old = None
+                return
+            raise FormerTreeDamaged(
+                f"{os.fsdecode(folder.path)}: what it was stored as cannot be read any more "
+                f"({exc}); run again, and it is stored anew"
+            ) from exc
         folder.old_records = dict(split_names(folder.old.names))
         here = {name for name, _ in folder.items}
         prefix = folder.path.rstrip(b"/") + b"/"
         for name, entry in folder.old_entries.items():
             if entry.kind is Kind.FOLDER and name not in here:
                 self.gone.append(prefix + name)
+
+    def _note_damage(self, tree: TreeId, reason: str) -> None:
+        """Have no run rely any more on the packs in which nodes of *tree* cannot be read."""
+        index = self._archive.index
+        pending = [tree]
+        while pending:
+            node_id = pending.pop()
+            try:
+                pending.extend(c.tree_id for c in self._archive.load_tree_node(node_id).children)
+            except ChunkMissing:
+                continue
+            except DataError:
+                for place in index.locate(node_id):
+                    pack_id = index.pack(index.block(place.block_no).pack_no).pack_id
+                    index.mark_lost(pack_id, reason)
 
     # --- files ----------------------------------------------------------------
 
@@ -397,7 +434,7 @@ class Walker:
         if folder.old is not None:
             if folder.old_records is None:
                 self._load_old(folder)
-            entry = self._unchanged(folder, name, status)
+            entry = self._unchanged(folder, folder.place)
             if entry is not None:
                 self.count(entry, "files_unchanged")
                 return entry
@@ -407,14 +444,16 @@ class Walker:
             self.count(entry, "files_new" if is_new else "files_changed")
         return entry
 
-    def _unchanged(self, folder: _OpenFolder, name: bytes, status: os.stat_result) -> Entry | None:
+    def _unchanged(self, folder: _OpenFolder, place: int) -> Entry | None:
+        """Return the former entry of the item at *place* if it still holds."""
         old, records = folder.old, folder.old_records
-        if old is None or records is None or records.get(name) != folder.records[folder.place]:
+        name, record = folder.items[place][0], folder.records[place]
+        if old is None or records is None or records.get(name) != record:
             return None
-        if self._rules.witness.youngest_ns(status) >= old.read_ns - RACY_NS:
+        if self._rules.witness.youngest_in(record) >= old.read_ns - RACY_NS:
             return None
         entry = folder.old_entries.get(name)
-        if entry is None or (self._must_look and not self._is_intact(entry)):
+        if entry is None or (self.must_look and not self._is_intact(entry)):
             return None
         return entry
 
@@ -430,7 +469,7 @@ class Walker:
             entry = self._archive.find_entry(old.tree, name)
         except DataError:
             return None
-        if entry is None or (self._must_look and not self._is_intact(entry)):
+        if entry is None or (self.must_look and not self._is_intact(entry)):
             return None
         return entry
 
@@ -476,10 +515,11 @@ class Walker:
         link_id: bytes | None = None
         if status.st_nlink > 1:
             link_id = self._link_id(path, status)
-            first = self._links[status.st_dev, status.st_ino][1]
-            if first is not None:
+            group = self._links[status.st_dev, status.st_ino]
+            # Written to since the first link was read, or another file by now: read again.
+            if group.first is not None and group.ctime_ns == status.st_ctime_ns:
                 self._let_link_go(status)
-                return first._replace(name=name)
+                return group.first._replace(name=name)
         fd = _open_for_reading(path)
         try:
             content = self._reader.read_file(fd, status.st_size, status.st_blocks)
@@ -518,28 +558,30 @@ class Walker:
             content.span_root,
         )
         if link_id is not None:
-            self._links[status.st_dev, status.st_ino] = (link_id, entry, status.st_nlink - 1)
+            self._links[status.st_dev, status.st_ino] = _LinkGroup(
+                link_id, entry, status.st_ctime_ns, status.st_nlink - 1
+            )
         return entry
 
     def _link_id(self, path: bytes, status: os.stat_result) -> bytes:
         """Return the id of the group of hard links, from the first path seen of it."""
         known = self._links.get((status.st_dev, status.st_ino))
         if known is not None:
-            return known[0]
+            return known.link_id
         key = self._archive.keys.record_id_key
         link_id = blake3(path, key=key).digest(HARD_LINK_ID_LEN)
-        self._links[status.st_dev, status.st_ino] = (link_id, None, status.st_nlink)
+        self._links[status.st_dev, status.st_ino] = _LinkGroup(link_id)
         return link_id
 
     def _let_link_go(self, status: os.stat_result) -> None:
         """Count down a group's links; after the last nothing of it is kept in memory."""
         key = (status.st_dev, status.st_ino)
-        link_id, entry, left = self._links[key]
-        if left <= 1:
+        group = self._links[key]
+        if group.left <= 1:
             # Only the content is let go: the id may still be asked for by a folder's look.
-            self._links[key] = (link_id, None, 0)
+            self._links[key] = _LinkGroup(group.link_id)
         else:
-            self._links[key] = (link_id, entry, left - 1)
+            self._links[key] = group._replace(left=group.left - 1)
 
     # --- reporting and checkpoints --------------------------------------------
 
@@ -565,37 +607,40 @@ class Walker:
         """The path of the source folder being walked."""
         return self._stack[0].path if self._stack else None
 
-    def durable_rows(
-        self,
-        is_durable: Callable[[bytes], bool],
-        unsent_node: Callable[[TreeId], TreeNode | None],
-    ) -> list[Witness]:
-        """Return the rows since the last checkpoint that hold although the store failed.
+    def note_open_folders(self) -> None:
+        """Note rows for the open folders too, so that what is done of them counts.
 
-        A row is kept when all its folder's nodes and files are durable or kept locally.
+        What comes after stays as the former row had it, where that still holds.
         """
-        kept = []
-        for row in self.rows:
-            node = unsent_node(row.tree)
-            if node is None or node.level or not is_durable(row.tree):
-                continue
-            if all(self._is_kept(entry, is_durable) for entry in node.entries):
-                kept.append(row)
-        return kept
+        for folder in self._stack:
+            if folder.is_same:
+                continue  # its former row holds
+            builder, done = folder.builder.copy(), folder.place
+            names = [r + item[0] + b"\0" for r, item in zip(folder.records[:done], folder.items)]  # noqa: B905  # fewer records
+            totals = Totals(*folder.totals)
+            for record, name, entry in self._unchanged_rest(folder):
+                builder.add(entry)
+                names.append(record + name + b"\0")
+                totals = totals._replace(files=totals.files + 1, size=totals.size + entry.size)
+            row = Witness(folder.path, b"".join(names), builder.finish(), totals, folder.read_ns)
+            self.rows.append(row)
 
-    @staticmethod
-    def _is_kept(entry: Entry, is_durable: Callable[[bytes], bool]) -> bool:
-        if entry.tree is not None or entry.span_root is not None:
-            # A folder has a row of its own, which is looked up by its path; but this one
-            # names its tree, so that must be there too.
-            return is_durable(entry.tree or entry.span_root or b"") and entry.span_root is None
-        return all(chunk_id is None or is_durable(chunk_id) for _, chunk_id in entry.spans or ())
+    def _unchanged_rest(self, folder: _OpenFolder) -> Iterator[tuple[bytes, bytes, Entry]]:
+        """Yield (record, name, entry) of the files still to come that will prove unchanged."""
+        if folder.old is None:
+            return
+        if folder.old_records is None:
+            self._load_old(folder)
+        for place in range(folder.place, len(folder.items)):
+            name = folder.items[place][0]
+            entry = self._unchanged(folder, place)
+            if entry is not None and entry.kind is not Kind.FOLDER:
+                yield folder.records[place], name, entry
 
     def store_open_folders(self) -> list[tuple[Entry, TreeId, Totals]]:
         """Store what is done so far of every open folder, outermost first; the walk goes on.
 
-        Each one's tree holds what is done of the next.  Their rows are noted, so
-        that a run that is interrupted later need not read this again.
+        Each one's tree holds what is done of the next.
         """
         below: tuple[Entry, TreeId, Totals] | None = None
         stored = []
@@ -613,7 +658,6 @@ class Walker:
                     totals.size + inner.size,
                 )
             tree = builder.finish()
-            self._note_row(folder, tree, totals, folder.records[: folder.place])
             if folder.entry is None:
                 raise AssertionError("every walked folder has an entry")
             below = (folder.entry, tree, totals)

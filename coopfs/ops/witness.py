@@ -21,6 +21,9 @@ from coopfs.ids import TreeId
 _RECORD: Final = struct.Struct("<QQqqqIII8s")
 RECORD_LEN: Final = _RECORD.size
 NO_LINK: Final = bytes(8)
+_CTIME_AT: Final = 16  # bytes into a record
+_MTIME_AT: Final = 24
+_TIME: Final = struct.Struct("<q")
 _TOTALS: Final = struct.Struct("<QQQ")
 # A file changed within the clock's granularity after it was read keeps its times.
 RACY_NS: Final = 2_000_000_000
@@ -60,6 +63,12 @@ class WitnessRules(NamedTuple):
         """Return the time that must lie well before a row's for the row to be believed."""
         return status.st_mtime_ns if self.ignore_ctime else status.st_ctime_ns
 
+    def youngest_in(self, record: bytes) -> int:
+        """Return the same of a record."""
+        at = _MTIME_AT if self.ignore_ctime else _CTIME_AT
+        time_ns: int = _TIME.unpack_from(record, at)[0]
+        return time_ns
+
 
 def split_names(names: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield (name, record) of a row's entries."""
@@ -90,13 +99,10 @@ class Witnesses:
         names, tree, totals, read_ns = row
         return Witness(path, names, TreeId(tree), Totals(*_TOTALS.unpack(totals)), read_ns)
 
-    def put(
-        self, rows: Iterable[Witness], gone: Iterable[bytes], generation: int, *, is_done: bool
-    ) -> None:
+    def put(self, rows: Iterable[Witness], gone: Iterable[bytes] = ()) -> None:
         """Keep *rows*, drop the folders *gone* and all below them.
 
-        All trees must be durable and in the index.  With *is_done* every other row
-        of the series was found true in an index of that *generation*.
+        All trees must be durable and in the index, or among the unsent nodes.
         """
         with self._state.transaction() as connection:
             connection.executemany(
@@ -113,11 +119,23 @@ class Witnesses:
                     " AND (path = ? OR (path > ? AND path < ?))",
                     (self._series, path, path + b"/", path + b"0"),
                 )
-            if is_done:
+
+    def confirm(self, generation: int, *, since_ns: int | None = None) -> None:
+        """Note that all rows are true in an index of that *generation*.
+
+        With *since_ns* only rows of folders read since then were looked at; the others
+        are dropped: their trees may have left the index.
+        """
+        with self._state.transaction() as connection:
+            if since_ns is not None:
                 connection.execute(
-                    "INSERT OR REPLACE INTO witness_generations VALUES (?, ?)",
-                    (self._series, generation),
+                    "DELETE FROM witnesses WHERE series = ? AND read_ns < ?",
+                    (self._series, since_ns),
                 )
+            connection.execute(
+                "INSERT OR REPLACE INTO witness_generations VALUES (?, ?)",
+                (self._series, generation),
+            )
 
     def generation(self) -> int:
         """Return the index's generation in which all rows were last true; -1 before any."""
