@@ -22,6 +22,7 @@ from coopfs.ids import PackId
 
 COMPRESS_THREADS: Final = 2
 QUEUED_BLOCKS: Final = 6  # per role, being compressed or waiting for those before them
+PACKS_SEALING: Final = 2  # beside the one being filled: 16 MiB of drafts each
 PACK_LEAST: Final = 12 << 20  # bytes; from here on a pack is closed where it needs no padding
 PADDING_GOOD: Final = 48 << 10  # bytes of padding that are not worth waiting to avoid
 
@@ -54,22 +55,34 @@ class _Lane:
 class Packer:
     """Turns blocks into packs, in the order given.  One thread uses it."""
 
-    def __init__(self, keys: ArchiveKeys, signer: SigningKey, threads: int, allocate: Allocate):
-        """Compress in *threads* threads, or at once with 0; *allocate* gives room for a pack."""
+    def __init__(
+        self,
+        keys: ArchiveKeys,
+        signer: SigningKey,
+        threads: int,
+        allocate: Allocate,
+        on_pack: Callable[[BuiltPack], None],
+    ) -> None:
+        """Compress in *threads* threads and seal in others, or all at once with 0.
+
+        *allocate* gives room for a pack, *on_pack* gets it when it is sealed; the
+        thread that seals a pack calls one, then the other.
+        """
         self._keys = keys
         self._signer = signer
         self._allocate = allocate
+        self._on_pack = on_pack
         self._lanes = {role: _Lane() for role in PACK_ROLES}
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(threads, "coopfs-compress") if threads else None
+        # Apart, or nothing would be compressed while 16 MiB are sealed and hashed.
+        self._sealer = ThreadPoolExecutor(PACKS_SEALING, "coopfs-seal") if threads else None
+        self._sealing: deque[Future[None]] = deque()
 
     def add_block(
         self, role: Role, plain: bytes | memoryview, chunks: Chunks, done: Callable[[], None]
-    ) -> Iterator[BuiltPack]:
-        """Take a block in; yield the packs that are full with it.
-
-        *done* is called, perhaps by another thread, when *plain* is needed no more.
-        """
+    ) -> None:
+        """Take a block in; *done* is called, by any thread, when *plain* is needed no more."""
         lane = self._lanes[role]
         if self._pool is None:
             job: Future[BlockDraft] = Future()
@@ -80,20 +93,17 @@ class Packer:
         while lane.compressing and (
             lane.compressing[0].done() or len(lane.compressing) > QUEUED_BLOCKS
         ):
-            yield from self._take_draft(role, lane)
+            self._take_draft(role, lane)
 
-    def finish(self) -> Iterator[BuiltPack]:
-        """Yield the packs of everything taken in so far, full or not."""
+    def finish(self) -> None:
+        """Seal what was taken in, full packs or not; on return *on_pack* had them all."""
         for role, lane in self._lanes.items():
             while lane.compressing:
-                yield from self._take_draft(role, lane)
+                self._take_draft(role, lane)
             if lane.drafts:
-                yield self._close(role, lane)
-
-    def close(self) -> None:
-        """Stop the threads; what is not finished is dropped."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+                self._close_pack(role, lane)
+        while self._sealing:
+            self._sealing.popleft().result()
 
     def _compress(
         self, plain: bytes | memoryview, chunks: Chunks, done: Callable[[], None]
@@ -107,7 +117,7 @@ class Packer:
         done()
         return BlockDraft(codec, stored, len(plain), tuple(chunks))
 
-    def _take_draft(self, role: Role, lane: _Lane) -> Iterator[BuiltPack]:
+    def _take_draft(self, role: Role, lane: _Lane) -> None:
         draft = lane.compressing.popleft().result()
         lane.drafts.append(draft)
         lane.sealed_len += len(draft.stored) + TAG_LEN + 36 * len(draft.chunks) + 16
@@ -115,13 +125,22 @@ class Packer:
             return
         padding = padded_len(lane.sealed_len + 512) - lane.sealed_len
         if lane.sealed_len >= PACK_TARGET or padding <= PADDING_GOOD:
-            yield self._close(role, lane)
+            self._close_pack(role, lane)
 
-    def _close(self, role: Role, lane: _Lane) -> BuiltPack:
+    def _close_pack(self, role: Role, lane: _Lane) -> None:
         drafts, lane.drafts, lane.sealed_len = lane.drafts, [], 0
-        return build_pack(
+        if self._sealer is None:
+            self._seal(role, drafts)
+            return
+        while len(self._sealing) >= PACKS_SEALING:
+            self._sealing.popleft().result()
+        self._sealing.append(self._sealer.submit(self._seal, role, drafts))
+
+    def _seal(self, role: Role, drafts: Sequence[BlockDraft]) -> None:
+        pack = build_pack(
             self._keys, self._signer, role, drafts, os.urandom(32), allocate=self._allocate
         )
+        self._on_pack(pack)
 
 
 def pack_here(
@@ -130,11 +149,11 @@ def pack_here(
     blocks: Sequence[tuple[Role, Sequence[Piece], Chunks]],
 ) -> Iterator[FinishedPack]:
     """Pack a few blocks at once, in this thread; all of it is in memory twice."""
-    packer = Packer(keys, signer, 0, lambda size: memoryview(bytearray(size)))
     finished: list[BuiltPack] = []
+    packer = Packer(keys, signer, 0, lambda size: memoryview(bytearray(size)), finished.append)
     for role, pieces, chunks in blocks:
-        finished.extend(packer.add_block(role, b"".join(pieces), chunks, _nothing))
-    finished.extend(packer.finish())
+        packer.add_block(role, b"".join(pieces), chunks, _nothing)
+    packer.finish()
     for pack in finished:
         directory = pack.directory
         yield FinishedPack(

@@ -56,7 +56,9 @@ class _Layout:
     @classmethod
     def for_blocks(cls, block_max: int) -> _Layout:
         # A pack is closed by the block that fills it; then directory and padding.
-        return cls(block_max, padded_len(PACK_TARGET + block_max + (16 << 20)))
+        block_len = -(-block_max // mmap.PAGESIZE) * mmap.PAGESIZE
+        # Both in whole pages: the store may write a pack around the page cache.
+        return cls(block_len, padded_len(PACK_TARGET + block_max + (16 << 20)))
 
     @property
     def size(self) -> int:
@@ -209,7 +211,7 @@ class _Child:
         self._pack_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(PACK_SLOTS):
             self._pack_slots.put(slot)
-        self._slot = 0  # of the pack being sealed
+        self._sealing = threading.local()  # .slot: of the pack a thread is sealing
         self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._packer: Packer | None = None
 
@@ -236,7 +238,7 @@ class _Child:
         kind = message[0]
         if kind == _KEYS:
             keys, signer = ArchiveKeys.derive(message[1]), SigningKey(message[2])
-            self._packer = Packer(keys, signer, COMPRESS_THREADS, self._allocate)
+            self._packer = Packer(keys, signer, COMPRESS_THREADS, self._allocate, self._send_pack)
             return
         if self._packer is None:
             raise AssertionError("the keys come first")
@@ -246,16 +248,14 @@ class _Child:
             start = self._layout.block(slot)
             plain = self._shared[start : start + sum(lengths)]
             done = partial(self._send, [_SLOT_FREE, slot])
-            for pack in self._packer.add_block(Role(role), plain, chunks, done):
-                self._send_pack(pack)
+            self._packer.add_block(Role(role), plain, chunks, done)
         else:
-            for pack in self._packer.finish():
-                self._send_pack(pack)
+            self._packer.finish()
             self._send([_FINISHED])
 
     def _allocate(self, size: int) -> memoryview:
-        self._slot = self._pack_slots.get()
-        start = self._layout.pack(self._slot)
+        slot = self._sealing.slot = self._pack_slots.get()
+        start = self._layout.pack(slot)
         return self._shared[start : start + size]
 
     def _send_pack(self, pack: BuiltPack) -> None:
@@ -263,7 +263,7 @@ class _Child:
         self._send(
             [
                 _PACK,
-                self._slot,
+                self._sealing.slot,
                 len(pack.data),
                 pack.pack_id,
                 pack.header.encode(),

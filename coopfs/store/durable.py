@@ -6,12 +6,15 @@ Plain functions on paths; they raise OSError and translate nothing.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
+PAGE: Final = 4096  # bytes; what O_DIRECT wants lengths, offsets and buffers to be multiples of
+DIRECT_MIN: Final = 1 << 20  # bytes; less is not worth two more system calls
 FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 
@@ -53,8 +56,34 @@ def write_new(path: str, pieces: Iterable[memoryview]) -> bool:
 
 
 def _write_all(fd: int, piece: memoryview) -> None:
+    # Around the page cache where the system allows it: a pack is fsynced at once and not
+    # read soon, and the copy costs more than the disk (1.0 GB/s instead of 0.2 to 0.7).
+    is_direct = len(piece) >= DIRECT_MIN and len(piece) % PAGE == 0 and _set_direct(fd, True)
     while piece:
-        piece = piece[os.write(fd, piece) :]
+        try:
+            written = os.write(fd, piece)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL or not is_direct:
+                raise
+            _set_direct(fd, False)  # the buffer or the rest of it is not aligned
+            is_direct = False
+            continue
+        piece = piece[written:]
+    if is_direct:
+        _set_direct(fd, False)
+
+
+def _set_direct(fd: int, wanted: bool) -> bool:
+    """Turn O_DIRECT on or off; return False where the file system has no such thing."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    flags = flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 def _link_new(temporary: str, path: str) -> bool:
