@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,12 @@ from coopfs.archive.keyring import load_keyring
 from coopfs.archive.settings import load_settings
 from coopfs.archive.snapshots import Snapshot
 from coopfs.errors import DataError, ObjectNotFound, UsageError
-from coopfs.ids import ObjectId, TreeId
+from coopfs.format.body import seal_body
+from coopfs.format.codec import Codec
+from coopfs.format.index import IndexedPack, IndexObject, encode_index
+from coopfs.format.keys import Role
+from coopfs.format.pack import BlockDraft, build_pack
+from coopfs.ids import ChunkId, ObjectId, PackId, TreeId
 from coopfs.ops.check import CheckRequest, check_archive
 from coopfs.ops.check_findings import CheckTotals, Finding, HurtFile, Severity, Subject
 from coopfs.ops.progress import NoProgress
@@ -74,6 +80,22 @@ def check(archive: Archive, share: float = 0.0) -> Checked:
 def names(store: FaultyStore, kind: Kind) -> list[ObjectId]:
     """Return the objects of *kind* that are really in the store."""
     return sorted(info.name for info in store.inner.list(kind))
+
+
+def put_under_false_id(archive: Archive, chunk_id: ChunkId, content: bytes) -> PackId:
+    """Store *content* as the chunk *chunk_id*, signed by this host: what no honest one does."""
+    signer = archive.ring.writer()
+    assert signer is not None
+    draft = BlockDraft(Codec.RAW, content, len(content), ((chunk_id, len(content)),))
+    built = build_pack(archive.keys, signer, Role.DATA, [draft], os.urandom(32))
+    archive.store.put(Kind.DATA, built.pack_id, built.data)
+    pack = IndexedPack(built.pack_id, len(built.data), built.header, built.directory)
+    body = encode_index(IndexObject((pack,), (), (), signer.writer_id, 0))
+    sealed = seal_body(
+        archive.keys, signer, Role.INDEX, archive.config.archive_id, body, os.urandom(32)
+    )
+    archive.store.put(Kind.INDEX, sealed.object_id, sealed.data)
+    return built.pack_id
 
 
 def unreadable(archive: Archive, snapshot: Snapshot) -> set[bytes]:

@@ -264,6 +264,63 @@ def test_an_interrupted_snapshot_exits_130_and_the_next_run_goes_on(
     assert summary["read"] < left + 2 * FILE_LEN
 
 
+# --- while it runs, and without its memory --------------------------------------------
+
+
+def test_a_check_while_a_snapshot_runs_finds_nothing_wrong(host: Host, source: Path) -> None:
+    run = start_snapshot(host, source)
+    checks = 0
+    while run.poll() is None:
+        ran = host.ok("check")
+        assert "all is well" in ran.out
+        checks += 1
+    _, err = run.communicate(timeout=DEADLINE_S)
+    assert run.returncode == 0, err
+    assert checks > 0
+    assert "all is well" in host.ok("check", "--read-data").out
+
+
+def test_a_host_that_lost_its_local_state_goes_on_without_sending_again(
+    host: Host, source: Path
+) -> None:
+    host.ok("snapshot", source, "--series", "s")
+    before = stored_len(host)
+    shutil.rmtree(host.dirs.state)
+    shutil.rmtree(host.dirs.cache, ignore_errors=True)
+    summary = host.ok("snapshot", source, "--series", "s", "--json").lines()[-1]
+    assert summary["number"] == 3
+    assert summary["read"] >= FILES * FILE_LEN
+    assert stored_len(host) - before < 1 << 20
+    assert snapshots_of(host)[-1]["previous"] == [snapshots_of(host)[-2]["id"]]
+    assert "all is well" in host.ok("check", "--read-data").out
+    assert_restored_equal(host, source)
+
+
+def test_a_local_state_put_back_to_an_older_copy_does_no_harm(
+    host: Host, source: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(host.dirs.state, tmp_path / "older")
+    host.ok("snapshot", source, "--series", "s")
+    shutil.rmtree(host.dirs.state)
+    (tmp_path / "older").rename(host.dirs.state)
+    summary = host.ok("snapshot", source, "--series", "s", "--json").lines()[-1]
+    assert summary["number"] == 3
+    assert summary["new"] < 1 << 20
+    assert [s["number"] for s in snapshots_of(host)] == [1, 2, 3]
+    assert "all is well" in host.ok("check", "--read-data").out
+    assert_restored_equal(host, source)
+
+
+def test_a_damaged_local_state_is_made_anew(host: Host, source: Path) -> None:
+    (database,) = host.dirs.state.rglob("index.db")
+    for suffix in ("-wal", "-shm"):
+        Path(f"{database}{suffix}").unlink(missing_ok=True)
+    database.write_bytes(b"no database at all" * 1000)
+    host.ok("snapshot", source, "--series", "s")
+    assert "all is well" in host.ok("check", "--read-data").out
+    assert_restored_equal(host, source)
+
+
 # --- the store is full ---------------------------------------------------------------
 
 

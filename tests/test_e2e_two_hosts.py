@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from checked import check, make_source, names, opened
+from checked import check, make_source, names, opened, put_under_false_id, unreadable
 from hosts import Host
 
 from coopfs.archive.archive import Archive
@@ -298,3 +298,31 @@ def test_a_pack_signed_by_a_stranger_is_reported(two: TwoHosts) -> None:
     assert finding.subject is Subject.PACK
     assert finding.object_id == content.packs[0].pack_id
     assert "not enrolled" in finding.message
+
+
+def test_a_poisoned_chunk_is_found_told_apart_and_stored_anew(two: TwoHosts) -> None:
+    content = b"what Anna has and Bob knows" * 50
+    (two.base / "annas" / "known").write_bytes(content)
+    path = os.fsencode(two.base / "annas" / "known")
+    with opened(two.bob) as (archive, _):
+        archive.refresh()
+        # Bob knows what Anna is about to store, and claims to have it.
+        false = put_under_false_id(archive, archive.keys.chunk_id(content), b"0" * len(content))
+    snapshot(two.anna, two.base / "annas")
+    with opened(two.anna) as (archive, _):
+        archive.refresh()
+        # Never wrong bytes: what does not match its id is an error.
+        assert unreadable(archive, archive.snapshots()[-1]) == {path}
+        checked = check(archive, 1.0)
+        bob_id = next(w.writer_id for w in archive.objects.writers().values() if w.host == "bob")
+    assert [h.path for h in checked.hurt] == [path]
+    (damage,) = checked.damages
+    assert damage.object_id == false
+    assert f"writer {bob_id.hex()[:8]} stored it so; do not trust" in damage.message
+    # From now on Anna does not rely on that pack, so her next snapshot heals both.
+    snapshot(two.anna, two.base / "annas")
+    with opened(two.anna) as (archive, _):
+        archive.refresh()
+        assert check(archive, 1.0).hurt == []
+        for taken in archive.snapshots():
+            assert unreadable(archive, taken) == set()

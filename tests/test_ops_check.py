@@ -9,7 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from checked import Checked, check, copy_host, make_source, names, opened, unreadable
+from checked import (
+    Checked,
+    check,
+    copy_host,
+    make_source,
+    names,
+    opened,
+    put_under_false_id,
+    unreadable,
+)
 from hosts import Host
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -450,7 +459,7 @@ def test_an_entry_only_a_newer_version_can_read_is_named(
 def test_content_under_a_false_id_is_found_by_reading(forger: tuple[Archive, Forger]) -> None:
     archive, forge = forger
     false_id = archive.keys.chunk_id(b"what was promised")
-    forge.writer._append(forge.writer._data, false_id, b"something else...")
+    put_under_false_id(archive, false_id, b"something else...")
     forge.commit(forge.tree(file_entry(b"f", 17, spans=(Span(17, false_id),))))
     assert check(archive).totals.is_whole
     checked = check(archive, 1.0)
