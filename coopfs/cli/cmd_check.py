@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 FINDINGS_SHOWN = 50  # on the screen; --json has all
 HURT_SHOWN = 100
-GC_THRESHOLD = 200_000  # objects made and not freed before a search for cycles
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%?\Z")
 
 
@@ -51,11 +49,11 @@ def command(ctx: Context, read_share: float) -> int:
 
     Exit codes: 0 all is well; 1 something is damaged or missing.
     """
+    from coopfs.archive.allocator import prepare_bulk_work
     from coopfs.errors import EXIT_DONE, EXIT_FAILED
     from coopfs.ops.check import CheckRequest, check_archive
 
-    # Decoding makes many tuples and no cycles: looking for some costs a sixth of the time.
-    gc.set_threshold(GC_THRESHOLD)
+    prepare_bulk_work()
     view = _JsonView(ctx) if ctx.json else _TextView(ctx)
     with ctx.open_archive(refresh=False) as archive, ctx.progress("checking") as progress:
         totals = check_archive(archive, CheckRequest(read_share), view.show, progress)
