@@ -27,7 +27,7 @@ from coopfs.ids import TreeId
 from coopfs.ops.exclude import Excludes
 from coopfs.ops.progress import NoProgress
 from coopfs.ops.snapshot import SnapshotReport, SnapshotRequest, take_snapshot
-from coopfs.ops.walk import WalkRules
+from coopfs.ops.folder import WalkRules
 from coopfs.store.base import Kind as StoreKind
 from coopfs.store.faulty import FaultyStore
 from coopfs.store.open import open_store

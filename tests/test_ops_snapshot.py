@@ -427,7 +427,7 @@ def test_a_changed_folder_mode_deep_down_is_noticed(lab: Lab, no_race: None) -> 
 def test_a_folder_of_very_many_files_is_walked_without_keeping_their_stats(
     lab: Lab, no_race: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coopfs.ops.walk.STATS_KEPT", 20)
+    monkeypatch.setattr("coopfs.ops.folder.STATS_KEPT", 20)
     for number in range(60):
         write(lab.source / f"f{number:03}", f"content {number}" * 50)
     write(lab.source / "f030.d" / "inner", "x")
@@ -518,16 +518,16 @@ def test_a_file_that_vanishes_before_it_is_read_is_reported(
 ) -> None:
     fill(lab.source)
     victim = lab.source / "a" / "chunks"
-    from coopfs.ops import walk
+    from coopfs.ops import files
 
-    opening = walk._open_for_reading
+    opening = files.open_for_reading
 
     def open_late(path: bytes) -> int:
         if path == os.fsencode(victim):
             victim.unlink()
         return opening(path)
 
-    monkeypatch.setattr(walk, "_open_for_reading", open_late)
+    monkeypatch.setattr(files, "open_for_reading", open_late)
     report = lab.take()
     assert [(p.path, p.reason) for p in report.facts.problems] == [
         (os.fsencode(victim), "vanished before it was read")
@@ -543,9 +543,9 @@ def test_a_file_exchanged_for_something_else_before_it_is_read_harms_nothing(
         pytest.skip("needs root")
     fill(lab.source)
     victim = lab.source / "a" / "b" / "long"
-    from coopfs.ops import walk
+    from coopfs.ops import files
 
-    opening = walk._open_for_reading
+    opening = files.open_for_reading
 
     def open_late(path: bytes) -> int:
         if path == os.fsencode(victim):
@@ -562,7 +562,7 @@ def test_a_file_exchanged_for_something_else_before_it_is_read_harms_nothing(
         return opening(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(walk, "_open_for_reading", open_late)
+        patch.setattr(files, "open_for_reading", open_late)
         report = lab.take()
     assert [p.path for p in report.facts.problems] == [os.fsencode(victim)]
     with lab.open() as (archive, _):
@@ -576,9 +576,9 @@ def test_a_file_that_grows_or_shrinks_while_it_is_read_is_stored_as_read(
     write(lab.source / "grows", random.Random(1).randbytes(100_000))
     write(lab.source / "shrinks", random.Random(2).randbytes(100_000))
     write(lab.source / "tiny", b"x" * 10)
-    from coopfs.ops import walk
+    from coopfs.ops import files
 
-    opening = walk._open_for_reading
+    opening = files.open_for_reading
 
     def open_late(path: bytes) -> int:
         if not path.endswith(b"/still"):
@@ -592,7 +592,7 @@ def test_a_file_that_grows_or_shrinks_while_it_is_read_is_stored_as_read(
 
     write(lab.source / "still", "x")
     with monkeypatch.context() as patch:
-        patch.setattr(walk, "_open_for_reading", open_late)
+        patch.setattr(files, "open_for_reading", open_late)
         report = lab.take()
     assert {p.path.rpartition(b"/")[2] for p in report.facts.problems} == {
         b"grows", b"shrinks", b"tiny",
@@ -625,7 +625,7 @@ def test_a_folder_that_cannot_be_listed_is_taken_empty_and_looked_at_again(
         return scan(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("coopfs.ops.walk.os.scandir", refuse)
+        patch.setattr("coopfs.ops.folder.os.scandir", refuse)
         report = lab.take()
         assert [(p.path, p.reason) for p in report.facts.problems] == [
             (os.fsencode(lab.source / "a"), "Permission denied")
@@ -640,12 +640,12 @@ def test_a_folder_that_cannot_be_listed_is_taken_empty_and_looked_at_again(
 def test_more_problems_than_are_kept_are_all_counted(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coopfs.ops.walk.PROBLEMS_MAX", 3)
+    monkeypatch.setattr("coopfs.ops.tally.PROBLEMS_MAX", 3)
 
     def refuse(path: bytes) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("coopfs.ops.walk._open_for_reading", refuse)
+    monkeypatch.setattr("coopfs.ops.files.open_for_reading", refuse)
     for number in range(10):
         write(lab.source / str(number), "x")
     report = lab.take()

@@ -37,11 +37,13 @@ from coopfs.format.snapshot import SnapshotFacts, State, check_label, encode_sna
 from coopfs.format.tree import Entry, Kind, Totals, is_entry_name
 from coopfs.ids import ID_LEN, SnapshotId, TreeId
 from coopfs.ops.content import ContentReader
+from coopfs.ops.folder import WalkRules
 from coopfs.ops.progress import Progress
 from coopfs.ops.salvage import Salvage
 from coopfs.ops.secure import secure_tree
 from coopfs.ops.source import OwnerNames
-from coopfs.ops.walk import FormerTreeDamaged, Tally, Walker, WalkRules
+from coopfs.ops.tally import Tally
+from coopfs.ops.walk import FormerTreeDamaged, Walker
 from coopfs.ops.witness import Witness, Witnesses
 from coopfs.store.base import Kind as StoreKind
 
@@ -250,7 +252,7 @@ class _Run:
             try:
                 self._sources.append(_Source(path, os.lstat(path)))
             except OSError as exc:
-                self._walker.report(path, exc)
+                self._walker.tally.report(path, exc)
         if not self._sources:
             missing = ", ".join(os.fsdecode(path) for path in self._request.paths)
             raise SourceMissing(f"nothing to take: {missing}: no such file or folder")
@@ -259,7 +261,7 @@ class _Run:
         name = os.path.basename(source.path)
         status = source.status
         if stat.S_ISDIR(status.st_mode):
-            entry = self._walker.folder_entry(source.path, name or b"/", status)
+            entry = self._walker.files.folder_entry(source.path, name or b"/", status)
             if entry is None:
                 return
             result = self._walker.store_folder(source.path, entry, status.st_dev)
@@ -280,13 +282,13 @@ class _Run:
         entry = walker.unchanged_single(old, names, name, status)
         read_ns = time.time_ns()
         if entry is not None and old is not None:
-            walker.count(entry, "files_unchanged")
+            walker.tally.count(entry, "files_unchanged")
             if walker.must_look:  # looked at now; see Witnesses.confirm()
                 walker.rows.append(old._replace(read_ns=read_ns))
             return entry
-        entry = walker.store_file(path, name, status)
+        entry = walker.files.store_file(path, name, status)
         if entry is not None:
-            walker.count(entry, "files_new" if old is None else "files_changed")
+            walker.tally.count(entry, "files_new" if old is None else "files_changed")
             totals = Totals(1, 0, entry.size)
             walker.rows.append(Witness(path, names, self._tree_of([entry]), totals, read_ns))
         return entry
@@ -315,7 +317,7 @@ class _Run:
             spans=content.spans,
             span_root=content.span_root,
         )
-        self._walker.count(entry, "files_new")
+        self._walker.tally.count(entry, "files_new")
         source = _Source(b"/" + raw, os.stat_result((0,) * 10))
         source.entry = entry._replace(name=source.path)
         self._sources.append(source)
@@ -364,9 +366,9 @@ class _Run:
         """Return the entry of a folder on the way to a source; as what it is a link to."""
         try:
             path = os.path.realpath(path)
-            entry = self._walker.folder_entry(path, name, os.stat(path))
+            entry = self._walker.files.folder_entry(path, name, os.stat(path))
         except OSError as exc:  # gone since
-            self._walker.report(path, exc)
+            self._walker.tally.report(path, exc)
             entry = None
         return entry or Entry(name, Kind.FOLDER, 0o700, os.geteuid(), os.getegid(), self._start_ns)
 
