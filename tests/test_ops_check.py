@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from coopfs.archive.archive import Archive
 from coopfs.archive.select import entry_at
 from coopfs.archive.writer import ArchiveWriter
-from coopfs.errors import StoreUnavailable
+from coopfs.errors import ObjectCorrupt, StoreUnavailable
 from coopfs.format import encoding
 from coopfs.format.body import seal_body
 from coopfs.format.config import encode_config
@@ -442,7 +442,21 @@ def test_names_that_a_look_up_would_not_find_are_named(forger: tuple[Archive, Fo
     forge.commit(forge.writer.save_tree_node(encoding.encode({0: 1, 1: pointers})))
     messages = [f.message for f in check(archive).damages]
     assert len([m for m in messages if "names are not those" in m]) == 1
-    assert len([m for m in messages if "2 entries at level 0, it has 1" in m]) == 1
+    assert len([m for m in messages if "2 entries, it has 1" in m]) == 1
+
+
+def test_a_folder_with_a_node_at_the_wrong_level_is_hurt(
+    forger: tuple[Archive, Forger],
+) -> None:
+    archive, forge = forger
+    leaf = forge.tree(file_entry(b"f", 0, inline=b""))
+    top = TreeId(forge.writer.save_tree_node(encoding.encode({0: 2, 1: [[b"f", leaf, 1]]})))
+    folder = Entry(b"d", EntryKind.FOLDER, 0o755, 0, 0, 0, tree=top, totals=Totals(1, 0, 0))
+    forge.commit(forge.tree(folder))
+    (hurt,) = check(archive).hurt
+    assert (hurt.path, hurt.is_folder) == (b"/d", True)
+    with pytest.raises(ObjectCorrupt):
+        list(archive.iter_entries(top))
 
 
 def test_an_entry_only_a_newer_version_can_read_is_named(

@@ -172,12 +172,17 @@ class TreeCheck:
                     )
                 continue
             frame.count += count
-            if level != frame.level - 1 or count != below.entry_count:
+            if level != frame.level - 1:
+                why = f"its node {short_hex(below.tree_id)} is at the wrong level"
+                self._unreadable[frame.tree_id] = why  # a reader stops here
+                frame.is_hurt = True
+                self._damage(frame.tree_id, f"tree {short_hex(frame.tree_id)}: {why}")
+            elif count != below.entry_count:
                 self._damage(
                     frame.tree_id,
                     f"tree {short_hex(frame.tree_id)}: says that its node "
-                    f"{short_hex(below.tree_id)} has {below.entry_count} entries at level "
-                    f"{frame.level - 1}, it has {count} at level {level}; do not trust its writer",
+                    f"{short_hex(below.tree_id)} has {below.entry_count} entries, it has {count}; "
+                    "do not trust its writer",
                 )
         self._done[frame.tree_id] = _KEPT.pack(
             frame.level, frame.count, frame.files, frame.folders, min(frame.size, _U64)
