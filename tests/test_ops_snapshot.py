@@ -29,10 +29,9 @@ from coopfs.errors import Interrupted, StateBusy, UsageError, WrongKey
 from coopfs.format.snapshot import State
 from coopfs.format.tree import Entry, Kind
 from coopfs.ops.progress import NoProgress
+from coopfs.ops.roots import absolute_paths, default_series
 from coopfs.ops.snapshot import (
     SourceMissing,
-    absolute_paths,
-    default_series,
     take_snapshot,
 )
 from coopfs.store.base import Kind as StoreKind

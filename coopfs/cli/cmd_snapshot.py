@@ -88,7 +88,8 @@ def command(ctx: Context, /, **options: Any) -> int:
 def _request(options: dict[str, Any], settings: Any) -> SnapshotRequest:
     from coopfs.ops.exclude import Excludes, read_exclude_file
     from coopfs.ops.folder import WalkRules
-    from coopfs.ops.snapshot import SnapshotRequest, absolute_paths, default_series
+    from coopfs.ops.roots import absolute_paths, default_series
+    from coopfs.ops.snapshot import SnapshotRequest
     from coopfs.ops.witness import WitnessRules
 
     stdin_name: str | None = options["stdin_name"]

@@ -8,10 +8,9 @@ order (packs, index object, snapshot object, local state).  The walk itself is
 from __future__ import annotations
 
 import os
-import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -32,13 +31,14 @@ from coopfs.errors import (
 from coopfs.format.body import seal_body
 from coopfs.format.chunker import Chunker
 from coopfs.format.keys import Role, SigningKey
-from coopfs.format.nodes import TreeBuilder
+from coopfs.format.nodes import build_tree
 from coopfs.format.snapshot import SnapshotFacts, State, check_label, encode_snapshot
 from coopfs.format.tree import Entry, Kind, Totals, is_entry_name
 from coopfs.ids import ID_LEN, SnapshotId, TreeId
 from coopfs.ops.content import ContentReader
 from coopfs.ops.folder import WalkRules
 from coopfs.ops.progress import Progress
+from coopfs.ops.roots import build_root
 from coopfs.ops.salvage import Salvage
 from coopfs.ops.secure import secure_tree
 from coopfs.ops.source import OwnerNames
@@ -49,7 +49,6 @@ from coopfs.store.base import Kind as StoreKind
 
 CHECKPOINT_LEN: Final = 256 << 20  # bytes stored; at most this much is read again after kill -9
 CHECKPOINT_CHUNKS: Final = 200_000  # ids kept in memory until the next index object: 30 MB
-DEFAULT_SERIES: Final = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +78,6 @@ class SnapshotReport:
 
 class SourceMissing(UsageError):
     """None of the sources is there."""
-
-
-def default_series(paths: tuple[bytes, ...]) -> str:
-    """Return the series' name when nobody gave one: the last part of a single path."""
-    if len(paths) != 1:
-        return DEFAULT_SERIES
-    last = os.fsdecode(os.path.basename(paths[0].rstrip(b"/"))) or "root"
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", last)[:128].strip("-")
-    return name if name.strip(".") else DEFAULT_SERIES
-
-
-def absolute_paths(paths: tuple[str, ...]) -> tuple[bytes, ...]:
-    """Return the sources as absolute paths, each once, none below another."""
-    # Two slashes in front mean the same as one on Linux, but abspath() leaves them.
-    chosen = sorted({b"/" + os.path.abspath(os.fsencode(path)).lstrip(b"/") for path in paths})
-    kept: list[bytes] = []
-    for path in chosen:
-        if not any(path == k or path.startswith(k.rstrip(b"/") + b"/") for k in kept):
-            kept.append(path)
-    return tuple(kept)
 
 
 def take_snapshot(
@@ -211,7 +190,8 @@ class _Run:
                 for source in self._sources:
                     self._between_files()
                     self._store_source(source)
-            root = self._build_root([s.entry for s in self._sources if s.entry is not None])
+            entries = [source.entry for source in self._sources if source.entry is not None]
+            root = build_root(self._save_tree, entries, self._folder_above)
             facts, snapshot = self._commit(root, State.COMPLETE)
         except Interrupted:
             # The store works: what was done counts, and is not read again.
@@ -290,7 +270,7 @@ class _Run:
         if entry is not None:
             walker.tally.count(entry, "files_new" if old is None else "files_changed")
             totals = Totals(1, 0, entry.size)
-            walker.rows.append(Witness(path, names, self._tree_of([entry]), totals, read_ns))
+            walker.rows.append(Witness(path, names, self._save_tree([entry]), totals, read_ns))
         return entry
 
     def _store_stream(self, name: str) -> None:
@@ -322,45 +302,9 @@ class _Run:
         source.entry = entry._replace(name=source.path)
         self._sources.append(source)
 
-    # --- the root -------------------------------------------------------------
-
-    def _tree_of(self, entries: list[Entry]) -> TreeId:
-        builder = TreeBuilder(self._archive.keys.tree_id_key, self._writer.save_tree_node)
-        for entry in entries:
-            builder.add(entry)
-        return builder.finish()
-
-    def _build_root(self, entries: list[Entry]) -> TreeId:
-        """Store the folders above the sources; *entries* carry whole paths as names."""
-        if len(entries) == 1 and entries[0].name == b"/" and entries[0].tree is not None:
-            return entries[0].tree
-        return self._build_above(b"", [(e.name.strip(b"/").split(b"/"), e) for e in entries])[0]
-
-    def _build_above(
-        self, path: bytes, entries: list[tuple[list[bytes], Entry]]
-    ) -> tuple[TreeId, Totals]:
-        by_name: dict[bytes, list[tuple[list[bytes], Entry]]] = {}
-        for parts, entry in entries:
-            by_name.setdefault(parts[0], []).append((parts[1:], entry))
-        stored: list[Entry] = []
-        for name in sorted(by_name):
-            group = by_name[name]
-            rest, entry = group[0]
-            if not rest:
-                stored.append(entry._replace(name=name))
-                continue
-            here = path + b"/" + name
-            tree, totals = self._build_above(here, group)
-            stored.append(self._folder_above(here, name)._replace(tree=tree, totals=totals))
-        files = folders = size = 0
-        for entry in stored:
-            inner = entry.totals
-            if inner is None:
-                files, size = files + 1, size + entry.size
-            else:
-                files, size = files + inner.files, size + inner.size
-                folders += inner.folders + 1
-        return self._tree_of(stored), Totals(files, folders, size)
+    def _save_tree(self, entries: Iterable[Entry]) -> TreeId:
+        keys = self._archive.keys
+        return build_tree(entries, keys.tree_id_key, self._writer.save_tree_node)
 
     def _folder_above(self, path: bytes, name: bytes) -> Entry:
         """Return the entry of a folder on the way to a source; as what it is a link to."""
@@ -425,7 +369,8 @@ class _Run:
             open_path = self._walker.open_source or b"/"
             entries.append(entry._replace(name=open_path, tree=tree, totals=totals))
         if entries:
-            self._commit(self._build_root(entries), State.PARTIAL)
+            root = build_root(self._save_tree, entries, self._folder_above)
+            self._commit(root, State.PARTIAL)
 
     def _salvage(self) -> None:
         """The store failed: keep locally what was stored of files that are whole there."""
