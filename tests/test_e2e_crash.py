@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from checked import copy_host
 from hosts import Host
+from mounting import mounted, needs_fuse
 
 ROOT = Path(__file__).parent.parent
 FILE_LEN = 1_500_000  # bytes
@@ -240,6 +241,27 @@ def test_a_snapshot_killed_again_and_again_completes_in_the_end(
         assert "all is well" in host.ok("check", "--read-data").out
     # Each kill costs what was in flight, no more.
     assert_next_run_completes(host, source, undisturbed_len + 5 * 2 * PACK_MAX)
+
+
+@needs_fuse
+def test_what_is_mounted_after_two_kills_equals_the_source(
+    host: Host, source: Path, steps: dict[str, int], tmp_path: Path
+) -> None:
+    for step in ("put:index:after", "put:data:before"):
+        run = start_crashing(host, source, step, 2)
+        _, err = run.communicate(timeout=DEADLINE_S)
+        assert run.returncode == -signal.SIGKILL, err
+    host.ok("snapshot", source, "--series", "s")
+    with mounted(host, tmp_path / "mount") as mount:
+        shown = Path(f"{mount.path}/by-host/{host.name}/s/latest{source}")
+        options = ["-aHAX", "--checksum", "--dry-run", "--itemize-changes", "--delete"]
+        compared = subprocess.run(
+            ["rsync", *options, f"{source}/", f"{shown}/"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (compared.returncode, compared.stdout, compared.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM"])
