@@ -23,6 +23,9 @@ _PREFIX: Final = struct.Struct(">Q24x")  # the first eight of 32 bytes
 _LEN_MASK: Final = (1 << 26) - 1  # a chunk has at most MAX_BLOCK_LEN, 2^25 bytes
 _NEEDED: Final = 1 << 31  # by a tree of some snapshot
 _SPOILED: Final = 1 << 30  # this copy cannot be read
+_WHOLE_MASK: Final = _LEN_MASK | _SPOILED  # only the length is left of a copy that can
+
+_from_bytes = int.from_bytes  # big-endian is its default from 3.11 on
 
 
 class ChunkTable:
@@ -57,15 +60,18 @@ class ChunkTable:
 
     def need(self, chunk_id: bytes, length: int) -> bool:
         """Note that a tree refers to the chunk; tell whether a copy of *length* can be read."""
-        (prefix,) = _PREFIX.unpack(chunk_id)
+        prefix = _from_bytes(chunk_id[:8])
         part = prefix >> _SHIFT
         prefixes, facts = self._prefixes[part], self._facts[part]
         place = bisect_left(prefixes, prefix)
         is_whole = False
-        while place < len(prefixes) and prefixes[place] == prefix:
+        count = len(prefixes)
+        while place < count and prefixes[place] == prefix:
             fact = facts[place]
-            facts[place] = fact | _NEEDED
-            is_whole = is_whole or (fact & _LEN_MASK == length and not fact & _SPOILED)
+            if not fact & _NEEDED:
+                facts[place] = fact | _NEEDED
+            if fact & _WHOLE_MASK == length:
+                is_whole = True
             place += 1
         return is_whole
 
