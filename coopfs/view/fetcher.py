@@ -1,8 +1,9 @@
 """Blocks and nodes for the event loop: from memory at once, else from a thread.
 
-The one place where the mount leaves the event loop.  A thread hop costs ~140 us,
-so it is paid per block fetched, never per read; concurrent readers of a block
-share one fetch, and what is read ahead is a fetch nobody waits for yet.
+The one place where the mount leaves the event loop.  A thread hop through trio
+costs ~140 us and more on a busy machine, so blocks go through a queue to threads
+that stay; it is paid per block fetched, never per read.  Concurrent readers of a
+block share one fetch, and what is read ahead is a fetch nobody waits for yet.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from queue import SimpleQueue
 from typing import Final, TypeVar
 
 import trio
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.blocks import Block
-from coopfs.errors import CoopfsError
 from coopfs.format.nodes import TreeNode, decode_tree_node
 from coopfs.ids import ChunkId, SpanNodeId, TreeId, short_hex
 from coopfs.view.filemap import SpanLevel
@@ -36,33 +37,34 @@ REMOTE_RUN: Final = 4  # neighbouring blocks asked for with one range request
 class _Flight:
     """A fetch on its way; readers wait for *landed*."""
 
-    __slots__ = ("block", "error", "landed")
+    __slots__ = ("block", "error", "is_ahead", "landed")
 
-    def __init__(self) -> None:
+    def __init__(self, is_ahead: bool) -> None:
+        self.is_ahead = is_ahead  # launched before anybody asked
         self.landed = trio.Event()
         self.block: Block | None = None
-        self.error: CoopfsError | None = None
+        self.error: BaseException | None = None
 
 
 class Fetcher:
     """Fetches what is not in memory; used from the event loop only."""
 
     def __init__(self, archive: Archive, nursery: trio.Nursery, trimmer: Trimmer) -> None:
-        """Start fetches in *nursery*, which must outlive every reader."""
+        """Employ threads in *nursery*, which must outlive every reader."""
         self._trimmer = trimmer
         self._archive = archive
         self._index = archive.index
         self._blocks = archive.blocks
-        self._nursery = nursery
         is_local = archive.store.is_local
         threads = min(LOCAL_THREADS, os.cpu_count() or 1) if is_local else REMOTE_THREADS
-        self._data_threads = trio.CapacityLimiter(threads)
+        self._data_threads = trio.CapacityLimiter(threads + 1)  # one for mending: see chunk()
         self._ahead_max = LOCAL_AHEAD if is_local else REMOTE_AHEAD
         # A local request is cheap, and blocks opened one by one are there sooner.
         self._run_max = 1 if is_local else REMOTE_RUN
         # Names must not queue behind file content.
         self._name_threads = trio.CapacityLimiter(4)
         self._flights: dict[int, _Flight] = {}
+        self._runs_wanted: SimpleQueue[dict[int, _Flight] | None] = SimpleQueue()
         self._ahead = 0
         self._tree_nodes: OrderedDict[TreeId, TreeNode] = OrderedDict()
         self._entries_kept = 0
@@ -71,6 +73,8 @@ class Fetcher:
         self.peek_block: Callable[[int], Block | None] = archive.blocks.peek
         self.fetched = 0  # blocks that had to be fetched; for the status file
         self.fetched_ahead = 0  # of these, before anybody asked
+        for _ in range(threads):
+            nursery.start_soon(self._employ)
 
     @property
     def is_idle(self) -> bool:
@@ -128,41 +132,54 @@ class Fetcher:
         return runs
 
     def _launch(self, run: list[int], *, is_ahead: bool) -> dict[int, _Flight]:
-        flights = {block_no: _Flight() for block_no in run}
+        flights = {block_no: _Flight(is_ahead) for block_no in run}
         self._flights.update(flights)
         self.fetched += len(run)
         if is_ahead:
             self._ahead += len(run)
             self.fetched_ahead += len(run)
-        self._nursery.start_soon(self._fly, flights, is_ahead)
+        self._runs_wanted.put(flights)
         return flights
 
-    async def _fly(self, flights: dict[int, _Flight], is_ahead: bool) -> None:
+    async def _employ(self) -> None:
+        """Keep one thread at work until the mount ends."""
         try:
             # Abandoned on unmount: a partner that does not answer must not hold it up.
-            blocks = await trio.to_thread.run_sync(
-                self._load,
-                list(flights),
-                limiter=self._data_threads,
+            await trio.to_thread.run_sync(
+                self._work,
+                trio.lowlevel.current_trio_token(),
                 abandon_on_cancel=True,
+                limiter=self._data_threads,
             )
-            for flight, block in zip(flights.values(), blocks, strict=True):
-                flight.block = block
-        except CoopfsError as exc:
-            for flight in flights.values():
-                flight.error = exc
         finally:
-            # No checkpoint from here: whoever looks next finds the blocks in memory.
-            for block_no, flight in flights.items():
-                del self._flights[block_no]
-                flight.landed.set()
-            if is_ahead:
-                self._ahead -= len(flights)
+            self._runs_wanted.put(None)
 
-    def _load(self, block_nos: list[int]) -> list[Block]:
-        blocks = self._blocks.load_run(block_nos)
-        self._trimmer.note_fetched(len(blocks))
-        return blocks
+    def _work(self, token: trio.lowlevel.TrioToken) -> None:
+        """Load what is wanted, in a thread, run by run."""
+        while (flights := self._runs_wanted.get()) is not None:
+            blocks: list[Block] = []
+            failure: BaseException | None = None
+            try:
+                blocks = self._blocks.load_run(list(flights))
+                self._trimmer.note_fetched(len(blocks))
+            except BaseException as exc:  # whoever waits for it gets it, whatever it is
+                failure = exc
+            try:
+                token.run_sync_soon(self._land, flights, blocks, failure)
+            except trio.RunFinishedError:
+                return
+
+    def _land(
+        self, flights: dict[int, _Flight], blocks: list[Block], failure: BaseException | None
+    ) -> None:
+        """Hand what a thread has loaded to those who wait; runs on the event loop."""
+        for place, (block_no, flight) in enumerate(flights.items()):
+            flight.error = failure
+            if failure is None:
+                flight.block = blocks[place]
+            del self._flights[block_no]
+            self._ahead -= flight.is_ahead
+            flight.landed.set()
 
     async def chunk(self, chunk_id: ChunkId) -> bytes:
         """Return a chunk from wherever it can still be read whole (the slow way).

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import resource
 from typing import Final
 
-TRIM_EVERY: Final = 32  # fetched blocks; trimming costs ~2 ms, reading as many ~40
+CHECK_EVERY: Final = 16  # fetched blocks
+TRIM_ABOVE: Final = 150 << 20  # bytes resident; what is trimmed has to be paged in again later
 # Decoding a folder makes thousands of tuples that live for a while: with Python's own
 # thresholds `find` spends half of its time in the collector.
 GC_THRESHOLDS: Final = (100_000, 20, 50)
@@ -36,8 +38,15 @@ class Trimmer:
         gc.set_threshold(*GC_THRESHOLDS)
 
     def note_fetched(self, blocks: int) -> None:
-        """Note that *blocks* were fetched; trims every so often.  Call it in a thread."""
+        """Note that *blocks* were fetched; trims when too much is resident.  For threads."""
         self._fetched += blocks
-        if self._fetched >= TRIM_EVERY and self._trim is not None:
+        if self._fetched >= CHECK_EVERY and self._trim is not None:
             self._fetched = 0
-            self._trim(0)
+            if _resident_len() > TRIM_ABOVE:
+                self._trim(0)
+
+
+def _resident_len() -> int:
+    """Return the bytes of this process that are in memory (proc(5), statm)."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
