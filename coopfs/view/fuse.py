@@ -17,7 +17,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, StatvfsData
 
 from coopfs.archive.archive import Archive
-from coopfs.errors import CoopfsError, FormatUnsupported, NotFound
+from coopfs.errors import CoopfsError, FormatUnsupported
 from coopfs.format.tree import Entry, Kind
 from coopfs.view.attributes import Attributes
 from coopfs.view.browser import Browser, Found
@@ -27,6 +27,7 @@ from coopfs.view.names import Folder, Names
 from coopfs.view.options import MountOptions
 from coopfs.view.reader import OpenFile, Reader
 from coopfs.view.refresher import Refresher
+from coopfs.view.reporter import Reporter
 from coopfs.view.status import render_status
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _LISTING: Final = 1 << 62  # handles from here up are listings above the snapshots
-_REPORTED_MAX: Final = 1000  # log lines remembered, so that none is written twice
 _DOTS: Final = 2  # "." and ".." come before the entries
 XATTR_SNAPSHOT: Final = b"user.coopfs.snapshot"
 XATTR_LOCAL: Final = b"user.coopfs.local"
@@ -52,7 +52,7 @@ def _answered(
         try:
             return await method(self, number, *args, **kwargs)
         except CoopfsError as exc:
-            raise FUSEError(self.report(number, exc)) from exc
+            raise FUSEError(self.errno_for(number, exc)) from exc
         except (FUSEError, MemoryError):
             raise
         except Exception as exc:
@@ -93,8 +93,8 @@ class MountOperations(pyfuse3.Operations):
         self._files: dict[int, OpenFile | bytes] = {}
         self._listings: dict[int, VirtualNode] = {}
         self._next_handle = 1
-        self._reported: set[tuple[int, str]] = set()
-        self._is_dot = self._attributes.blank()
+        self._reporter = Reporter(self._names, fetcher)
+        self._dot = self._attributes.blank()
         self._blank = self._attributes.blank()
 
     # --- the mount as a whole -------------------------------------------------
@@ -114,41 +114,10 @@ class MountOperations(pyfuse3.Operations):
         data.f_namemax = 255
         return data
 
-    def report(self, number: int, exc: CoopfsError) -> int:
-        """Return the errno for *exc*; log it once, with the path, unless it is a plain "no"."""
-        if not isinstance(exc, NotFound):
-            file = self._files.get(number)
-            ino = file.ino if isinstance(file, OpenFile) else number
-            key = (ino, str(exc))
-            if key not in self._reported:
-                if len(self._reported) >= _REPORTED_MAX:
-                    self._reported.clear()
-                self._reported.add(key)
-                log.error("%s: %s", os.fsdecode(self._path(ino)), exc)
-        return exc.errno
-
-    def _path(self, ino: int) -> bytes:
-        """Return the path from the top of the mount, as far as it is known without waiting."""
-        virtual = self._names.virtual(ino)
-        if virtual is not None:
-            return b"/" + virtual.path
-        folder = self._names.folder(ino)
-        name = b""
-        if folder is None:
-            place = self._names.place(ino)
-            if place is None:
-                return b"inode %d" % ino
-            folder = place.folder
-            leaf, start = folder.leaf_at(place.place)
-            node = self._fetcher.peek_tree(leaf.tree_id)
-            index = place.place - start
-            name = node.entries[index].name if node and index < len(node.entries) else b"?"
-        top = folder
-        while top.parent is not None:
-            top = top.parent
-        snapshot = self._names.virtual(top.ino)
-        parts = [snapshot.path if snapshot else b"", folder.path(), name]
-        return b"/" + b"/".join(part for part in parts if part)
+    def errno_for(self, number: int, exc: CoopfsError) -> int:
+        """Return the errno that answers a request about an inode or an open file."""
+        file = self._files.get(number)
+        return self._reporter.errno_for(file.ino if isinstance(file, OpenFile) else number, exc)
 
     # --- names ----------------------------------------------------------------
 
@@ -296,9 +265,9 @@ class MountOperations(pyfuse3.Operations):
         for number, (name, own) in enumerate(((b".", ino), (b"..", parent_ino))):
             if number >= start_id:
                 # The kernel takes only the number from these two.
-                self._is_dot.st_ino = own
-                self._is_dot.st_mode = 0o40755
-                if not pyfuse3.readdir_reply(token, name, self._is_dot, number + 1):
+                self._dot.st_ino = own
+                self._dot.st_mode = 0o40755
+                if not pyfuse3.readdir_reply(token, name, self._dot, number + 1):
                     return False
         return True
 
