@@ -78,6 +78,11 @@ def command(ctx: Context, /, **options: Any) -> int:
             f"{options['host']!r} (see coopfs writer --help)"
         )
     request = _request(options, settings)
+    for pattern in request.rules.excludes.useless:
+        raise click.UsageError(
+            f"--exclude {os.fsdecode(pattern)!r}: this pattern can match nothing; "
+            "patterns are written as in .gitignore"
+        )
     with ctx.open_archive() as archive, ctx.progress("reading") as progress:
         report = take_snapshot(archive, request, progress, _stop_on_signal())
         progress.close()
