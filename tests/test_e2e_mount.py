@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from hosts import Host
 from mounting import Mounted, mounted, needs_fuse, wait_until
-from rich_source import differences, make_rich_source, used_len
+from rich_source import ACCESS_ACL, NOBODY, differences, make_rich_source, used_len
 
 pytestmark = needs_fuse
 
@@ -166,16 +167,44 @@ def test_a_name_that_is_not_there_is_not_there(shown: Path) -> None:
             (shown / "no such name").stat()
 
 
-def test_an_acl_is_enforced_as_on_a_disk(shown: Path) -> None:
-    if os.geteuid():
-        pytest.skip("needs root to become another user")
-    # The ACL lets "nobody" read what the mode alone would not; allow_other is not set, so
-    # the kernel's verdict is asked for without going through another user's open(2).
-    text = subprocess.run(
-        ["getfacl", "-n", "with attributes"], cwd=shown, capture_output=True, check=True, text=True
-    ).stdout
-    assert "user:65534:r--" in text
-    assert "other::---" in text
+@pytest.mark.root
+def test_other_users_may_what_modes_and_acls_say(tmp_path: Path) -> None:
+    # Not below tmp_path: other users may not enter that.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        base = Path(name)
+        base.chmod(0o755)
+        files = {"open": 0o644, "closed": 0o600, "by acl": 0o600, "other": 0o600}
+        (base / "source").mkdir()
+        for file, mode in files.items():
+            (base / "source" / file).write_bytes(file.encode())
+            (base / "source" / file).chmod(mode)
+        os.setxattr(base / "source" / "by acl", "system.posix_acl_access", ACCESS_ACL)
+        os.chown(base / "source" / "other", NOBODY, NOBODY)
+        host = Host(tmp_path)
+        host.init(tmp_path / "store")
+        host.ok("snapshot", base / "source", "--series", "s")
+        with mounted(host, base / "mnt", "-o", "allow_other") as mount:
+            top = mount.path / "by-host/anna/s/latest" / str(base / "source").lstrip("/")
+            ran = subprocess.run(
+                ["grep", "-r", "", "."],
+                cwd=top,
+                capture_output=True,
+                check=False,
+                text=True,
+                user=NOBODY,
+                group=NOBODY,
+                extra_groups=[],
+            )
+    assert sorted(ran.stdout.splitlines()) == ["./by acl:by acl", "./open:open", "./other:other"]
+    assert "./closed: Permission denied" in ran.stderr
+
+
+@pytest.mark.root
+def test_without_allow_other_nobody_else_gets_in(shown: Path, mount: Mounted) -> None:
+    ran = subprocess.run(
+        ["ls", mount.path], capture_output=True, check=False, user=NOBODY, group=NOBODY
+    )
+    assert ran.returncode != 0
 
 
 # --- content ------------------------------------------------------------------------
