@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 from checked import names, opened
 from hosts import Host
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.decoder_process import DecoderProcess
+from coopfs.archive.index import BlockInfo
 from coopfs.archive.select import entry_at
 from coopfs.errors import ChunkCorrupt, ChunkMissing, DataError, StoreUnavailable
 from coopfs.format.tree import Entry
 from coopfs.ids import ChunkId
 from coopfs.ops import feed as feed_module
+from coopfs.ops import slots as slots_module
 from coopfs.ops.feed import BlockFeed, read_content
 from coopfs.store.base import Kind
 from coopfs.store.faulty import FaultyStore
@@ -47,27 +53,51 @@ def store(archive: Archive) -> FaultyStore:
     return archive.store
 
 
+@pytest.fixture(params=["threads", "process"])
+def feed(archive: Archive, request: pytest.FixtureRequest) -> Iterator[BlockFeed]:
+    """A feed whose blocks are decoded here, and one that has a process for it."""
+    expected_len = feed_module.PROCESS_LEN if request.param == "process" else 0
+    with BlockFeed(archive, expected_len=expected_len) as feed:
+        wait_until_ready(feed)
+        yield feed
+
+
+def wait_until_ready(feed: BlockFeed) -> None:
+    deadline = time.monotonic() + 60
+    while feed._slots is not None and not process_of(feed).is_ready:
+        assert time.monotonic() < deadline
+
+
+def process_of(feed: BlockFeed) -> DecoderProcess:
+    assert feed._slots is not None
+    assert feed._slots._process is not None
+    return feed._slots._process
+
+
+def joined(pieces: Iterable[memoryview | bytes]) -> bytes:
+    """Copy each piece when it comes: it is valid until the next."""
+    return b"".join(bytes(piece) for piece in pieces)
+
+
 def entry_of(archive: Archive, host: Host, name: str) -> Entry:
     return entry_at(archive, archive.snapshots()[-1], bytes(host.base / "source" / name))
 
 
-def test_content_comes_back_in_order(archive: Archive, host: Host) -> None:
-    with BlockFeed(archive) as feed:
-        for name in ("long", "other"):
-            pieces = read_content(archive, feed, entry_of(archive, host, name))
-            assert b"".join(pieces) == (host.base / "source" / name).read_bytes()
-        assert not feed.is_full
+def test_content_comes_back_in_order(archive: Archive, host: Host, feed: BlockFeed) -> None:
+    for name in ("long", "other", "long"):
+        pieces = read_content(archive, feed, entry_of(archive, host, name))
+        assert joined(pieces) == (host.base / "source" / name).read_bytes()
+    assert not feed.is_full
 
 
 def test_neighbouring_blocks_come_with_one_request(
-    archive: Archive, host: Host, store: FaultyStore
+    archive: Archive, host: Host, store: FaultyStore, feed: BlockFeed
 ) -> None:
     entry = entry_of(archive, host, "long")
     spans = list(archive.iter_spans(entry))
     before = store.requests["get", Kind.DATA]
-    with BlockFeed(archive) as feed:
-        for _ in read_content(archive, feed, entry):
-            pass
+    for _ in read_content(archive, feed, entry):
+        pass
     # runs of 4 MiB, and one more where each of the packs ends
     blocks = {archive.index.first_location(s.chunk_id).block_no for s in spans if s.chunk_id}
     assert len(blocks) > 30
@@ -85,13 +115,18 @@ def test_never_more_than_the_window_is_announced(
     assert 4 << 20 < most < 7 << 20  # the last block may reach beyond it
 
 
-def test_nothing_stays_when_a_reader_stops_early(archive: Archive, host: Host) -> None:
-    with BlockFeed(archive) as feed:
+def test_nothing_stays_when_a_reader_stops_early(
+    archive: Archive, host: Host, feed: BlockFeed
+) -> None:
+    for _ in range(4):
         content = read_content(archive, feed, entry_of(archive, host, "long"))
         next(content)
         content.close()  # type: ignore[attr-defined]  # a generator
         assert (feed._held, feed._held_len, feed._pending) == ({}, 0, [])
-        assert b"".join(read_content(archive, feed, entry_of(archive, host, "other")))
+    whole = (host.base / "source" / "other").read_bytes()
+    assert joined(read_content(archive, feed, entry_of(archive, host, "other"))) == whole
+    whole = (host.base / "source" / "long").read_bytes()
+    assert joined(read_content(archive, feed, entry_of(archive, host, "long"))) == whole
 
 
 def test_a_reader_left_behind_by_a_closed_feed_does_no_harm(archive: Archive, host: Host) -> None:
@@ -102,7 +137,7 @@ def test_a_reader_left_behind_by_a_closed_feed_does_no_harm(archive: Archive, ho
 
 
 def test_damage_ends_the_content_where_it_is(
-    archive: Archive, host: Host, store: FaultyStore
+    archive: Archive, host: Host, store: FaultyStore, feed: BlockFeed
 ) -> None:
     whole = (host.base / "source" / "long").read_bytes()
     packs = names(store, Kind.DATA)
@@ -110,7 +145,7 @@ def test_damage_ends_the_content_where_it_is(
         if store.size(Kind.DATA, pack) > 10 << 20:
             store.flip(Kind.DATA, pack, 9 << 20)
     got = b""
-    with BlockFeed(archive) as feed, pytest.raises(ChunkCorrupt):
+    with pytest.raises(ChunkCorrupt):
         for piece in read_content(archive, feed, entry_of(archive, host, "long")):
             got += piece
     assert whole.startswith(got)
@@ -127,13 +162,13 @@ def test_an_unknown_chunk_fails_when_it_is_taken(archive: Archive) -> None:
 
 
 def test_a_partner_who_is_away_is_not_taken_for_damage(
-    archive: Archive, host: Host, store: FaultyStore
+    archive: Archive, host: Host, store: FaultyStore, feed: BlockFeed
 ) -> None:
     entry = entry_of(archive, host, "long")
     spans = list(archive.iter_spans(entry))
     assert spans
     store.fail("get", Kind.DATA, times=1000)
-    with BlockFeed(archive) as feed, pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable):
         list(read_content(archive, feed, entry))
 
 
@@ -147,3 +182,92 @@ def test_a_chunk_of_another_length_than_its_span_is_refused(archive: Archive, ho
 
 def test_holes_are_zeros() -> None:
     assert b"".join(feed_module._zeros(2_500_000)) == bytes(2_500_000)
+
+
+# --- a process of its own -----------------------------------------------------------
+
+
+def test_what_expects_much_is_decoded_by_the_process(archive: Archive, host: Host) -> None:
+    with BlockFeed(archive, expected_len=feed_module.PROCESS_LEN) as feed:
+        wait_until_ready(feed)
+        for _ in read_content(archive, feed, entry_of(archive, host, "long")):
+            pass
+        process = process_of(feed)._child.process
+    assert not any(info.plain_len > 500_000 for info in in_memory(archive))
+    assert process.returncode is not None  # it is gone with the feed
+
+
+def in_memory(archive: Archive) -> list[BlockInfo]:
+    return [archive.index.block(block_no) for block_no in archive.blocks._memory]
+
+
+def test_until_the_process_has_started_blocks_are_decoded_here(
+    archive: Archive, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DecoderProcess, "is_ready", False)
+    with BlockFeed(archive, expected_len=feed_module.PROCESS_LEN) as feed:
+        whole = (host.base / "source" / "other").read_bytes()
+        assert joined(read_content(archive, feed, entry_of(archive, host, "other"))) == whole
+
+
+def test_a_process_that_dies_is_done_without(archive: Archive, host: Host) -> None:
+    with BlockFeed(archive, expected_len=feed_module.PROCESS_LEN) as feed:
+        wait_until_ready(feed)
+        got = []
+        for piece in read_content(archive, feed, entry_of(archive, host, "long")):
+            got.append(bytes(piece))
+            if len(got) == 100:
+                process_of(feed)._child.process.kill()
+        assert b"".join(got) == (host.base / "source" / "long").read_bytes()
+
+
+def test_a_process_that_cannot_be_started_is_done_without(
+    archive: Archive, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> int:
+        raise OSError(23, "Too many open files in system")
+
+    monkeypatch.setattr(os, "memfd_create", fail)
+    with BlockFeed(archive, expected_len=feed_module.PROCESS_LEN) as feed:
+        whole = (host.base / "source" / "other").read_bytes()
+        assert joined(read_content(archive, feed, entry_of(archive, host, "other"))) == whole
+
+
+def test_slots_are_given_back_and_the_latest_blocks_stay_in_them(
+    archive: Archive, host: Host, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots_module, "SLOTS_LEN", 8 << 20)
+    monkeypatch.setattr(feed_module, "WINDOW_LEN", 3 << 20)
+    with BlockFeed(archive, expected_len=feed_module.PROCESS_LEN) as feed:
+        wait_until_ready(feed)
+        for name in ("long", "other"):
+            for _ in read_content(archive, feed, entry_of(archive, host, name)):
+                pass
+        before = store.requests["get", Kind.DATA]
+        whole = (host.base / "source" / "other").read_bytes()
+        assert joined(read_content(archive, feed, entry_of(archive, host, "other"))) == whole
+        assert store.requests["get", Kind.DATA] == before
+        assert feed._slots is not None
+        assert not feed._slots._unsent
+        assert set(feed._slots._used) == {held.slot for held in feed._slots._idle.values()}
+
+
+def test_no_content_passes_that_is_not_what_its_id_says(archive: Archive, host: Host) -> None:
+    entry = entry_of(archive, host, "other")
+    span = next(iter(archive.iter_spans(entry)))
+    assert span.chunk_id is not None
+    info = archive.index.block(archive.index.first_location(span.chunk_id).block_no)
+    lie = replace(info, chunk_ids=(ChunkId(b"\1" * 32), *info.chunk_ids[1:]))
+    _, pack, sealed = next(archive.blocks.fetch_sealed([info.block_no]))
+    process = DecoderProcess(archive.keys, 2 << 20, 3)
+    try:
+        process.send(0, info, pack, sealed)
+        process.send(1, lie, pack, sealed)
+        process.send(2, info, pack, bytes(sealed)[:-1] + bytes([sealed[-1] ^ 1]))
+        deadline = time.monotonic() + 60
+        while not process.is_ready:
+            assert time.monotonic() < deadline
+        answers = [process.receive() for _ in range(3)]
+    finally:
+        process.close()
+    assert answers == [(0, frozenset()), (1, frozenset({0})), (2, None)]

@@ -95,10 +95,12 @@ def command(
 
     Exit code 1 when something could not be restored; the rest is then there.
     """
+    from coopfs.archive.allocator import prepare_bulk_work
     from coopfs.errors import EXIT_DONE, EXIT_FAILED
     from coopfs.ops.restore import RestoreRequest, restore
     from coopfs.ops.restore_plan import Overwrite
 
+    prepare_bulk_work()
     selection = _selection(includes, excludes, exclude_files)
     with ctx.open_archive() as archive:
         snapshot, path = choose(archive, spec, host, series, tags)

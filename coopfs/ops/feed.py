@@ -22,6 +22,7 @@ from coopfs.archive.index import ChunkLocation
 from coopfs.errors import ChunkMissing, DataError, ObjectNotFound
 from coopfs.format.tree import Entry, Span
 from coopfs.ids import ChunkId, short_hex
+from coopfs.ops.slots import Held, Slots
 
 WINDOW_LEN: Final = 32 << 20  # bytes of blocks announced and not yet taken
 # Bytes of blocks decoded by one thread at a time.  Over a line one request must be worth
@@ -33,25 +34,9 @@ RUN_LEN_REMOTE: Final = 8 << 20
 # the threads mostly wait.
 THREADS_LOCAL: Final = min(2, os.cpu_count() or 1)
 THREADS_REMOTE: Final = 4
+PROCESS_LEN: Final = 64 << 20  # bytes; below, a process of its own would start too late
 PIECES_AHEAD: Final = 4096  # of a file, holes included
 HOLE_PIECE: Final = bytes(1 << 20)
-
-
-class _Held:
-    """A block that somebody has announced."""
-
-    __slots__ = ("block", "plain_len", "run", "takers")
-
-    def __init__(self, plain_len: int) -> None:
-        self.plain_len = plain_len
-        self.takers = 0  # announced and not yet taken
-        self.run: _Run | None = None  # None before it is asked for
-        self.block: Block | None = None  # None before its run is there, or when that failed
-
-
-class _Run(NamedTuple):
-    block_nos: list[int]
-    blocks: Future[list[Block]]
 
 
 class BlockFeed:
@@ -60,8 +45,12 @@ class BlockFeed:
     Use it as a context manager.
     """
 
-    def __init__(self, archive: Archive) -> None:
-        """Start no thread before something is announced."""
+    def __init__(self, archive: Archive, *, expected_len: int = 0) -> None:
+        """Start nothing before something is announced, unless much is expected.
+
+        *expected_len*: bytes that will be read into many small files; the decoding then
+        goes to a process of its own once that has started.
+        """
         self._archive = archive
         self._locate = archive.index.first_location
         is_local = archive.store.is_local
@@ -69,9 +58,10 @@ class BlockFeed:
         self._pool = ThreadPoolExecutor(
             THREADS_LOCAL if is_local else THREADS_REMOTE, thread_name_prefix="decode"
         )
-        self._held: dict[int, _Held] = {}
+        self._slots = Slots(archive) if expected_len >= PROCESS_LEN else None
+        self._held: dict[int, Held] = {}
         self._held_len = 0  # bytes
-        self._pending: list[int] = []  # announced, not yet asked for
+        self._pending: list[Held] = []  # announced, not yet asked for
         self._pending_len = 0  # bytes
 
     def __enter__(self) -> Self:
@@ -85,6 +75,8 @@ class BlockFeed:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
         self._held.clear()
+        if self._slots is not None:
+            self._slots.close()
 
     @property
     def is_full(self) -> bool:
@@ -106,31 +98,45 @@ class BlockFeed:
         held.takers += 1
         return location
 
-    def _hold(self, block_no: int) -> _Held:
-        plain_len = self._archive.index.block(block_no).plain_len
-        held = self._held[block_no] = _Held(plain_len)
-        self._held_len += plain_len
-        self._pending.append(block_no)
-        self._pending_len += plain_len
+    def _hold(self, block_no: int) -> Held:
+        held = self._slots.revive(block_no) if self._slots is not None else None
+        if held is None:
+            held = Held(block_no, self._archive.index.block(block_no).plain_len)
+            self._pending.append(held)
+            self._pending_len += held.plain_len
+        self._held[block_no] = held
+        self._held_len += held.plain_len
         if self._pending_len >= self._run_len or self.is_full:
             self._ask()
         return held
 
     def _ask(self) -> None:
-        """Hand what is pending to the threads, neighbours together."""
-        pending = sorted(self._pending)  # blocks of a pack are numbered in its order
+        """Have what is pending decoded, neighbours together."""
+        # Blocks of a pack are numbered in its order.
+        pending = sorted(self._pending, key=lambda held: held.block_no)
         self._pending, self._pending_len = [], 0
         start = 0
         for place in range(1, len(pending) + 1):
-            if place == len(pending) or pending[place] != pending[place - 1] + 1:
-                run_nos = pending[start:place]
-                run = _Run(run_nos, self._pool.submit(self._archive.blocks.load_run, run_nos))
-                for block_no in run_nos:
-                    self._held[block_no].run = run
+            if place == len(pending) or pending[place].block_no != pending[place - 1].block_no + 1:
+                self._ask_for(pending[start:place])
                 start = place
 
+    def _ask_for(self, run: list[Held]) -> None:
+        block_nos = [held.block_no for held in run]
+        job: Future[list[tuple[int, Block]] | None]
+        if self._slots is not None and self._slots.give(run):
+            slots = [held.slot for held in run if held.slot is not None]
+            job = self._pool.submit(self._slots.fetch, block_nos, slots)
+        else:
+            job = self._pool.submit(self._load, block_nos)
+        for held in run:
+            held.job = job
+
+    def _load(self, block_nos: list[int]) -> list[tuple[int, Block]]:
+        return list(zip(block_nos, self._archive.blocks.load_run(block_nos), strict=True))
+
     def take(self, chunk_id: ChunkId, location: ChunkLocation | None) -> memoryview | bytes:
-        """Return a chunk that was announced, verified.
+        """Return a chunk that was announced, verified; valid until more is announced.
 
         Raises:
             ChunkMissing, ChunkCorrupt: no location has it whole.
@@ -140,39 +146,48 @@ class BlockFeed:
             return self._archive.load_chunk(chunk_id)
         block_no, offset, length = location
         held = self._held[block_no]
-        block = held.block or self._await(block_no, held)
+        data = held.data
+        if data is None:
+            data = self._await(held)
         self.drop(location)
-        if block is None or offset in block.bad:
+        if data is None or offset in held.bad:
             return self._archive.load_chunk(chunk_id)  # alone, and wherever else it lies
-        return memoryview(block.data)[offset : offset + length]
+        return memoryview(data)[offset : offset + length]
 
     def drop(self, location: ChunkLocation | None) -> None:
         """Take back one announcement; nothing happens once the feed is closed."""
         held = None if location is None else self._held.get(location.block_no)
-        if location is None or held is None:
+        if held is None:
             return
         held.takers -= 1
-        if not held.takers:
-            del self._held[location.block_no]
-            self._held_len -= held.plain_len
-            if held.run is None:
-                self._pending.remove(location.block_no)
-                self._pending_len -= held.plain_len
+        if held.takers:
+            return
+        del self._held[held.block_no]
+        self._held_len -= held.plain_len
+        if held.job is None:
+            self._pending.remove(held)
+            self._pending_len -= held.plain_len
+        elif held.slot is not None and self._slots is not None:
+            self._slots.leave(held)
 
-    def _await(self, block_no: int, held: _Held) -> Block | None:
-        """Wait for a block's run; None when the run failed, so that each is tried alone."""
-        if held.run is None:
+    def _await(self, held: Held) -> bytes | memoryview | None:
+        """Wait for a block; None when it cannot be had, so that each chunk is tried alone."""
+        if held.job is None:
             self._ask()
-        if held.run is None:
-            raise AssertionError("asking gave every pending block a run")
+        if held.job is None:
+            raise AssertionError("asking gave every pending block a job")
         try:
-            blocks = held.run.blocks.result()
+            blocks = held.job.result()
         except (DataError, ObjectNotFound):
             return None
-        for number, block in zip(held.run.block_nos, blocks, strict=True):
-            if number in self._held:
-                self._held[number].block = block
-        return held.block
+        if blocks is not None:
+            for block_no, block in blocks:
+                other = self._held.get(block_no)
+                if other is not None and other.job is held.job:
+                    other.data, other.bad = block.data, block.bad
+        elif self._slots is not None:
+            self._slots.wait_for(held)
+        return held.data
 
 
 class Piece(NamedTuple):

@@ -97,8 +97,10 @@ def restore(
     """
     started_s = time.monotonic()
     top = entry_at(archive, snapshot, request.path)
-    run = _Run(archive, top, request, progress or NoProgress(), on_problem, on_path)
-    run.start_progress(snapshot)
+    progress = progress or NoProgress()
+    files, length = _expected(snapshot, top, request)
+    progress.start(files, length)
+    run = _Run(archive, top, request, progress, on_problem, on_path, length or 0)
     try:
         counts = run.write()
         verified = run.verify() if request.is_verifying and not request.is_dry_run else 0
@@ -115,6 +117,20 @@ def restore(
     )
 
 
+def _expected(
+    snapshot: Snapshot, top: Entry, request: RestoreRequest
+) -> tuple[int | None, int | None]:
+    """Return files and bytes to restore, as far as it is known beforehand."""
+    counts, totals = snapshot.facts.counts, top.totals
+    if not request.selection.is_everything:
+        return None, None
+    if top.name == ROOT_NAME:
+        return counts.files + counts.others, counts.size
+    if totals is not None:
+        return totals.files, totals.size
+    return 1, top.size
+
+
 class _Run:
     """One restore."""
 
@@ -126,6 +142,7 @@ class _Run:
         progress: Progress,
         on_problem: Callable[[Problem], None],
         on_path: Callable[[bytes], None] | None,
+        expected_len: int,
     ) -> None:
         self._archive = archive
         self._top = top
@@ -134,7 +151,7 @@ class _Run:
         self._on_path = on_path
         self.problems = _Problems(on_problem)
         self.attributes = Attributes(numeric_owner=request.numeric_owner)
-        self._feed = BlockFeed(archive)
+        self._feed = BlockFeed(archive, expected_len=expected_len)
         self._target = Target(request.target, top, is_dry_run=request.is_dry_run)
         self.plan = Plan(
             archive,
@@ -144,18 +161,6 @@ class _Run:
             is_verifying=request.is_verifying,
             on_problem=self.problems.add,
         )
-
-    def start_progress(self, snapshot: Snapshot) -> None:
-        """Say how much there is, where that is known."""
-        counts, totals = snapshot.facts.counts, self._top.totals
-        if not self._request.selection.is_everything:
-            self._progress.start(None, None)
-        elif self._top.name == ROOT_NAME:
-            self._progress.start(counts.files + counts.others, counts.size)
-        elif totals is not None:
-            self._progress.start(totals.files, totals.size)
-        else:
-            self._progress.start(1, self._top.size)
 
     def close(self) -> None:
         """Let go of the target."""

@@ -1,0 +1,101 @@
+"""A process of our own beside this one: started, spoken to through pipes, shared memory.
+
+Work that must not compete for Python's global lock runs in such a child.  It gets
+what it needs through its standard input, touches neither store nor disk, and ends when
+that pipe does; bulk data lies in one shared mapping.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, Final
+
+from coopfs.errors import CoopfsError
+from coopfs.format import encoding
+
+_LENGTH: Final = struct.Struct(">I")
+
+
+class Child:
+    """The parent's end: the process, its two pipes, and the mapping."""
+
+    def __init__(self, module: str, shared_len: int, *args: int) -> None:
+        """Start ``python -m MODULE FD SHARED_LEN ARGS``.
+
+        Touched pages only cost memory; the rest of the mapping is address space.
+
+        Raises:
+            CoopfsError: it cannot be started.
+        """
+        try:
+            fd = os.memfd_create("coopfs")
+            try:
+                os.ftruncate(fd, shared_len)
+                self.shared = memoryview(mmap.mmap(fd, shared_len))
+                process = subprocess.Popen(
+                    # -P: whatever lies in the current folder is not to be imported.
+                    [sys.executable, "-P", "-m", module, *map(str, (fd, shared_len, *args))],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    pass_fds=(fd,),
+                    env={
+                        **os.environ,
+                        "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path)),
+                    },
+                    start_new_session=True,  # Ctrl-C is the parent's to handle
+                )
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise CoopfsError(f"a helping process cannot be started: {exc.strerror}") from exc
+        if process.stdin is None or process.stdout is None:
+            raise AssertionError("both were asked for")
+        self.process = process
+        self.to_child: BinaryIO = process.stdin  # type: ignore[assignment]  # IO[bytes]
+        self.from_child: BinaryIO = process.stdout  # type: ignore[assignment]  # IO[bytes]
+
+    def close(self) -> None:
+        """End the process at once; what it has not finished is dropped."""
+        with suppress(OSError):  # it may be gone already
+            self.to_child.close()
+        self.process.kill()
+        self.process.wait()
+        self.from_child.close()
+
+
+@contextmanager
+def child_pipes() -> Iterator[tuple[memoryview, BinaryIO, BinaryIO, list[int]]]:
+    """The child's own end, to be used by its ``main``: (shared, input, output, arguments).
+
+    Leaves the process when the block ends, without waiting for threads: nothing in a
+    child is worth keeping.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    fd, shared_len, *args = map(int, sys.argv[1:])
+    shared = memoryview(mmap.mmap(fd, shared_len))
+    with os.fdopen(0, "rb", buffering=1 << 16) as stream, os.fdopen(1, "wb") as out:
+        with suppress(BrokenPipeError):  # the parent is gone
+            yield shared, stream, out, args
+        os._exit(0)
+
+
+def write_message(stream: BinaryIO, message: list[Any]) -> None:
+    """Send one message, a list of what msgpack can hold."""
+    payload = encoding.encode(message)
+    stream.write(_LENGTH.pack(len(payload)) + payload)
+    stream.flush()
+
+
+def read_message(stream: BinaryIO) -> Any:
+    """Return the next message, or None at the end."""
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    return encoding.decode(stream.read(_LENGTH.unpack(head)[0]), "message")

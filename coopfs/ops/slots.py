@@ -1,0 +1,142 @@
+"""Blocks decoded by a process of its own: which slot of its memory holds which block.
+
+Owns the slots.  Blocks that nobody waits for any more stay in theirs until one is
+needed, oldest first: a snapshot of a long series takes a little from many packs in turn.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Final
+
+from coopfs.archive.archive import Archive
+from coopfs.archive.blocks import Block
+from coopfs.archive.decoder_process import DecoderProcess
+from coopfs.errors import CoopfsError
+
+SLOTS_LEN: Final = 56 << 20  # bytes of plain blocks kept in slots
+SLOTS_LEAST: Final = 4
+
+
+class Held:
+    """A block that somebody has announced, or that lies in a slot still."""
+
+    __slots__ = ("bad", "block_no", "data", "is_done", "job", "plain_len", "slot", "takers")
+
+    def __init__(self, block_no: int, plain_len: int) -> None:
+        """Nothing is asked for yet."""
+        self.block_no = block_no
+        self.plain_len = plain_len  # bytes
+        self.takers = 0  # announced and not yet taken
+        # What fetches it, None before it is asked for; the result is None for a block in a slot.
+        self.job: Future[list[tuple[int, Block]] | None] | None = None
+        self.slot: int | None = None
+        self.is_done = False  # of one in a slot: decoded, or failed
+        self.data: bytes | memoryview | None = None  # None: not there yet, or failed
+        self.bad: frozenset[int] = frozenset()  # offsets of chunks that are not what they should be
+
+
+class Slots:
+    """One thread uses it, except :meth:`fetch`."""
+
+    def __init__(self, archive: Archive) -> None:
+        """Start the process; where that fails, no block is ever given to it."""
+        self._archive = archive
+        self._process: DecoderProcess | None = None
+        config = archive.config
+        # A block is closed once it is full; the last chunk may reach beyond that.
+        block_max = config.block_len + max(config.block_len >> 3, config.chunker.max_len)
+        slots = max(SLOTS_LEAST, SLOTS_LEN // block_max)
+        self._free = list(range(slots))
+        self._used: dict[int, Held] = {}  # by slot
+        self._idle: OrderedDict[int, Held] = OrderedDict()  # by block; decoded, nobody waits
+        self._unsent: set[int] = set()  # slots whose block could not be fetched
+        self._unsent_lock = threading.Lock()
+        with suppress(CoopfsError):  # then the caller's threads decode
+            self._process = DecoderProcess(archive.keys, block_max, slots)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.close()
+
+    def give(self, run: Sequence[Held]) -> bool:
+        """Give each block of *run* a slot, to be filled by :meth:`fetch`; False: not possible."""
+        process = self._process
+        if process is None or not process.is_ready:
+            return False
+        index = self._archive.index
+        for held in run:
+            info = index.block(held.block_no)
+            if max(info.plain_len, info.sealed_len) > process.block_max:
+                return False
+            if index.pack(info.pack_no).is_meta:
+                return False  # no file content: not what this process verifies
+        while len(self._free) < len(run):
+            if not self._idle:
+                return False
+            self._release(self._idle.popitem(last=False)[1])
+        for held in run:
+            held.slot = self._free.pop()
+            self._used[held.slot] = held
+        return True
+
+    def fetch(self, block_nos: Sequence[int], slots: Sequence[int]) -> None:
+        """Fetch sealed blocks and hand them to the process; any thread may.
+
+        Raises as ``BlockReader.fetch_sealed``; what comes after the failure is not sent.
+        """
+        process = self._process
+        left = list(slots)
+        try:
+            if process is not None:
+                for info, pack, sealed in self._archive.blocks.fetch_sealed(block_nos):
+                    process.send(left[0], info, pack, sealed)
+                    del left[0]
+        finally:
+            with self._unsent_lock:
+                self._unsent.update(left)
+
+    def wait_for(self, held: Held) -> None:
+        """Return when the block is decoded; its data stays None when it could not be."""
+        process = self._process
+        while not held.is_done and process is not None:
+            decoded = process.receive()
+            if decoded is None:
+                held.is_done = True  # it has died; nothing is expected of it any more
+                return
+            done = self._used[decoded.slot]
+            done.is_done = True
+            if decoded.bad is not None:
+                done.data, done.bad = process.plain(decoded.slot)[: done.plain_len], decoded.bad
+            if not done.takers:
+                self.leave(done)
+
+    def leave(self, held: Held) -> None:
+        """Note that nobody waits for the block any more."""
+        with self._unsent_lock:
+            is_unsent = held.slot in self._unsent
+        if is_unsent or (held.is_done and held.data is None):
+            self._release(held)
+        elif held.is_done:
+            twin = self._idle.pop(held.block_no, None)  # asked for again while under way
+            if twin is not None:
+                self._release(twin)
+            self._idle[held.block_no] = held
+        # else: its slot is taken until the process is done with it
+
+    def revive(self, block_no: int) -> Held | None:
+        """Return a block that lies in a slot still, for somebody waits for it again."""
+        return self._idle.pop(block_no, None)
+
+    def _release(self, held: Held) -> None:
+        slot = held.slot
+        if slot is not None and self._used.pop(slot, None) is not None:
+            held.data = None
+            self._free.append(slot)
+            with self._unsent_lock:
+                self._unsent.discard(slot)
