@@ -16,21 +16,16 @@ import mmap
 import os
 import queue
 import select
-import signal
-import struct
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, Final
 
+from coopfs.archive.child import Child, child_pipes, read_message, write_message
 from coopfs.archive.packer import COMPRESS_THREADS, Chunks, FinishedPack, Packer, Piece
 from coopfs.errors import CoopfsError
-from coopfs.format import encoding
 from coopfs.format.keys import ArchiveKeys, Role, SigningKey
 from coopfs.format.pack import PACK_TARGET, BuiltPack
 from coopfs.format.sealing import padded_len
@@ -39,7 +34,6 @@ from coopfs.ids import PackId
 BLOCK_SLOTS: Final = 12  # blocks on their way in
 PACK_SLOTS: Final = 2  # packs on their way out, each 16 MiB and the block that filled it
 NICENESS: Final = 5
-_LENGTH: Final = struct.Struct(">I")
 # Messages in, [number, …]:
 _KEYS, _BLOCK, _FINISH, _PACK_TAKEN = range(4)
 # Messages out:
@@ -93,29 +87,10 @@ class PackerProcess:
         self._free = deque(range(BLOCK_SLOTS))
         self._on_pack = on_pack
         self._send_lock = threading.Lock()
-        try:
-            # Touched pages only cost memory; the rest of the mapping is address space.
-            fd = os.memfd_create("coopfs-packer")
-            os.ftruncate(fd, layout.size)
-            self._shared = memoryview(mmap.mmap(fd, layout.size))
-            self._process = subprocess.Popen(
-                # -P: whatever lies in the current folder is not to be imported.
-                [sys.executable, "-P", "-m", __name__, str(fd), str(block_max)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=(fd,),
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path))},
-                start_new_session=True,  # Ctrl-C is the parent's to handle
-            )
-            os.close(fd)
-        except OSError as exc:
-            raise CoopfsError(f"the packing process cannot be started: {exc.strerror}") from exc
-        if self._process.stdin is None or self._process.stdout is None:
-            raise AssertionError("both were asked for")
-        self._in: BinaryIO = self._process.stdin  # type: ignore[assignment]  # IO[bytes]
-        self._out: BinaryIO = self._process.stdout  # type: ignore[assignment]  # IO[bytes]
+        self._child = Child(__name__, layout.size, block_max)
+        self._shared = self._child.shared
         self._poll = select.poll()
-        self._poll.register(self._out, select.POLLIN)
+        self._poll.register(self._child.from_child, select.POLLIN)
         self._send([_KEYS, keys.archive_key, signer.seed])
 
     def submit(self, role: Role, pieces: Iterable[Piece], chunks: Chunks) -> None:
@@ -140,21 +115,18 @@ class PackerProcess:
 
     def close(self) -> None:
         """End the process; what was not finished is dropped."""
-        with self._send_lock, suppress(OSError):  # it may be gone already
-            self._in.close()
-        self._process.kill()
-        self._process.wait()
-        self._out.close()
+        with self._send_lock:
+            self._child.close()
 
     def _send(self, message: list[Any]) -> None:
         with self._send_lock:
             try:
-                _write_message(self._in, message)
+                write_message(self._child.to_child, message)
             except (OSError, ValueError) as exc:
                 raise self._death() from exc
 
     def _receive(self) -> int:
-        message = _read_message(self._out)
+        message = read_message(self._child.from_child)
         if message is None:
             raise self._death()
         kind = message[0]
@@ -178,26 +150,12 @@ class PackerProcess:
         return int(kind)
 
     def _death(self) -> CoopfsError:
-        code = self._process.poll()
+        code = self._child.process.poll()
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return CoopfsError(
             f"the packing process ended unexpectedly ({how}); was memory short? Run again: "
             "what was stored is not sent again"
         )
-
-
-def _write_message(stream: BinaryIO, message: list[Any]) -> None:
-    payload = encoding.encode(message)
-    stream.write(_LENGTH.pack(len(payload)) + payload)
-    stream.flush()
-
-
-def _read_message(stream: BinaryIO) -> Any:
-    """Return the next message, or None at the end."""
-    head = stream.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        return None
-    return encoding.decode(stream.read(_LENGTH.unpack(head)[0]), "message")
 
 
 class _Child:
@@ -219,7 +177,7 @@ class _Child:
         """Read messages until the parent closes the pipe; the work is done by a thread."""
         worker = threading.Thread(target=self._work_on, daemon=True)
         worker.start()
-        while (message := _read_message(stream)) is not None:
+        while (message := read_message(stream)) is not None:
             # Slots are given back while the worker may be waiting for one.
             if message[0] == _PACK_TAKEN:
                 self._pack_slots.put(message[1])
@@ -274,24 +232,18 @@ class _Child:
 
     def _send(self, message: list[Any]) -> None:
         with self._out_lock:
-            _write_message(self._out, message)
+            write_message(self._out, message)
 
 
 def main() -> None:
-    """Run as the child: arguments are the mapping's descriptor and the largest block."""
+    """Run as the child; the argument is the largest block."""
     from coopfs.archive.allocator import prepare_bulk_work
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare_bulk_work()
     # Reading is what the rest waits for: when cores are scarce it goes first.
     os.nice(NICENESS)
-    fd, block_max = int(sys.argv[1]), int(sys.argv[2])
-    layout = _Layout.for_blocks(block_max)
-    shared = memoryview(mmap.mmap(fd, layout.size))
-    with os.fdopen(0, "rb", buffering=1 << 16) as stream, os.fdopen(1, "wb") as out:
-        with suppress(BrokenPipeError):  # the parent is gone
-            _Child(shared, layout, out).serve(stream)
-        os._exit(0)  # without waiting for threads: nothing here is worth keeping
+    with child_pipes() as (shared, stream, out, (block_max,)):
+        _Child(shared, _Layout.for_blocks(block_max), out).serve(stream)
 
 
 if __name__ == "__main__":
