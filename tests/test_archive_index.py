@@ -15,7 +15,7 @@ from coopfs.errors import ChunkMissing
 from coopfs.format.index import IndexedPack, IndexObject
 from coopfs.format.keys import Role
 from coopfs.format.pack import build_pack
-from coopfs.ids import ObjectId
+from coopfs.ids import ObjectId, PackId
 
 
 @pytest.fixture
@@ -103,3 +103,130 @@ def test_a_marked_pack_is_read_from_but_not_relied_on(index: Index) -> None:
     assert not index.has(s.KEYS.chunk_id(s.XS))
     assert len(index.locate(s.KEYS.chunk_id(s.XS))) == 1
     assert not index.is_whole
+
+
+def listing(
+    *packs: IndexedPack, marked: tuple[PackId, ...] = (), replaces: tuple[ObjectId, ...] = ()
+) -> IndexObject:
+    return IndexObject(packs, marked, replaces, s.WRITER.writer_id, 0)
+
+
+def pack_with(content: bytes) -> IndexedPack:
+    """Return a pack that holds one chunk."""
+    return s.indexed(
+        build_pack(s.KEYS, s.WRITER, Role.DATA, [s.draft(content)], s.random_of(repr(content)))
+    )
+
+
+def chunk(content: bytes) -> bytes:
+    return s.KEYS.chunk_id(content)
+
+
+def test_what_is_in_a_marked_pack_is_found_but_not_relied_on(index: Index) -> None:
+    pack, copy = pack_with(b"one"), replace(pack_with(b"one"), pack_id=PackId(bytes(32)))
+    index.add_object(name("one"), listing(pack))
+    assert index.is_whole
+    before = index.generation
+    index.add_object(name("mark"), listing(marked=(pack.pack_id,)))
+    assert index.generation > before
+    assert not index.is_whole
+    assert not index.has(chunk(b"one"))
+    assert len(index.locate(chunk(b"one"))) == 1
+    # A copy elsewhere is relied on, and comes first.
+    index.add_object(name("two"), listing(copy))
+    assert index.has(chunk(b"one"))
+    best = index.locate(chunk(b"one"))[0]
+    assert index.pack(index.block(best.block_no).pack_no).pack_id == copy.pack_id
+    assert index.first_location(chunk(b"one")) == best
+
+
+def test_a_mark_that_comes_before_the_pack_it_marks_counts(index: Index) -> None:
+    pack = pack_with(b"one")
+    index.add_object(name("mark"), listing(marked=(pack.pack_id,)))
+    index.add_object(name("one"), listing(pack))
+    assert not index.has(chunk(b"one"))
+
+
+def test_a_mark_is_final_and_a_loss_is_not(index: Index) -> None:
+    marked, lost = pack_with(b"marked"), pack_with(b"lost")
+    index.add_object(name("one"), listing(marked, lost))
+    index.add_object(name("mark"), listing(marked=(marked.pack_id,)))
+    index.mark_lost(lost.pack_id, "not there")
+    assert index.lost() == {lost.pack_id: "not there"}
+    assert not index.has(chunk(b"lost"))
+    index.mark_found([marked.pack_id, lost.pack_id])
+    assert index.has(chunk(b"lost"))
+    assert not index.has(chunk(b"marked"))
+    assert index.lost() == {}
+
+
+def test_a_mark_stays_when_the_object_that_made_it_is_gone(index: Index) -> None:
+    pack = pack_with(b"one")
+    index.add_object(name("one"), listing(pack))
+    index.add_object(name("mark"), listing(marked=(pack.pack_id,)))
+    index.retain_objects([name("one")])
+    assert not index.has(chunk(b"one"))
+
+
+def test_a_replaced_object_is_ignored_while_its_replacement_exists(index: Index) -> None:
+    old, new = pack_with(b"old"), pack_with(b"new")
+    index.add_object(name("old"), listing(old))
+    index.add_object(name("new"), listing(new, replaces=(name("old"),)))
+    assert not index.retain_objects([name("old"), name("new")])
+    assert not index.has(chunk(b"old")) and index.has(chunk(b"new"))
+    assert name("old") in index.known_objects()  # not to be read at every refresh
+    # The replacement is gone: what it replaced counts again, and is to be read again.
+    assert index.retain_objects([name("old")])
+    assert name("old") not in index.known_objects()
+    assert not index.has(chunk(b"new"))
+
+
+def test_an_object_another_process_adds_after_the_listing_is_kept(index: Index) -> None:
+    index.add_object(name("one"), listing(pack_with(b"one")))
+    known = index.known_objects()
+    listed_before = [name("one")]
+    index.add_object(name("late"), listing(pack_with(b"late")))
+    index.retain_objects(listed_before, known)
+    assert index.has(chunk(b"late"))
+    index.retain_objects(listed_before, index.known_objects())
+    assert not index.has(chunk(b"late"))
+
+
+def test_numbers_of_blocks_and_packs_are_never_given_out_again(index: Index) -> None:
+    seen: set[int] = set()
+    packs: set[int] = set()
+    for round_ in range(3):
+        content = b"%d" % round_
+        index.add_object(name(f"{round_}"), listing(pack_with(content)))
+        block_no = index.locate(chunk(content))[0].block_no
+        pack_no = index.block(block_no).pack_no
+        assert block_no not in seen and pack_no not in packs
+        seen.add(block_no)
+        packs.add(pack_no)
+        index.retain_objects([])
+
+
+def test_another_process_sees_what_was_marked_once_it_looks(tmp_path: Path) -> None:
+    states = State(tmp_path), State(tmp_path)
+    mine, other = map(Index, states)
+    pack = pack_with(b"one")
+    other.add_object(name("one"), listing(pack))
+    mine.reload_if_changed()
+    assert mine.has(chunk(b"one"))
+    other.mark_lost(pack.pack_id, "gone")
+    mine.reload_if_changed()
+    assert not mine.has(chunk(b"one"))
+    other.retain_objects([])
+    mine.reload_if_changed()
+    with pytest.raises(ChunkMissing):
+        mine.locate(chunk(b"one"))
+    for state in states:
+        state.close()
+
+
+def test_ids_that_share_a_prefix_are_told_apart(index: Index) -> None:
+    pack = pack_with(b"one")
+    index.add_object(name("one"), listing(pack))
+    alike = chunk(b"one")[:16] + bytes(16)
+    with pytest.raises(ChunkMissing):
+        index.locate(alike)
