@@ -49,7 +49,9 @@ class Child:
                         **os.environ,
                         "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path)),
                     },
-                    start_new_session=True,  # Ctrl-C is the parent's to handle
+                    # Ctrl-C is the parent's to handle.  Not another session: the scheduler
+                    # would weigh that one by itself (sched(7), autogroup), and nice() be void.
+                    process_group=0,
                 )
             finally:
                 os.close(fd)
