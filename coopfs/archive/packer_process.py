@@ -16,9 +16,11 @@ import mmap
 import os
 import queue
 import select
+import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, Final
@@ -33,6 +35,7 @@ from coopfs.ids import PackId
 
 BLOCK_SLOTS: Final = 12  # blocks on their way in
 PACK_SLOTS: Final = 2  # packs on their way out, each 16 MiB and the block that filled it
+DEATH_WAIT_S: Final = 2.0
 NICENESS: Final = 5
 # Messages in, [number, …]:
 _KEYS, _BLOCK, _FINISH, _PACK_TAKEN = range(4)
@@ -150,6 +153,8 @@ class PackerProcess:
         return int(kind)
 
     def _death(self) -> CoopfsError:
+        with suppress(subprocess.TimeoutExpired):  # its pipe may close before it is gone
+            self._child.process.wait(DEATH_WAIT_S)
         code = self._child.process.poll()
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return CoopfsError(
