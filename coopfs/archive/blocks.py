@@ -8,7 +8,7 @@ threads.  Nothing unverified leaves: a chunk whose id does not match is named in
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -168,22 +168,51 @@ class BlockReader:
     # --- fetching -------------------------------------------------------------
 
     def _fetch_claimed(self, claimed: list[int], found: dict[int, Block]) -> None:
-        """Fetch what this thread has claimed; every claim ends with a result or an error."""
+        """Fetch what this thread has claimed; every claim ends with a result or an error.
+
+        One damaged block does not keep those beside it from whoever waits for them.
+        """
+        failure: CoopfsError | None = None
         try:
-            for run in self._runs(claimed):
+            runs = deque(self._runs(claimed))
+            while runs:
+                run = runs.popleft()
                 pack = self._index.pack(run[0].pack_no)
-                pieces, is_from_cache = self._fetch(run, pack)
+                try:
+                    pieces, is_from_cache = self._fetch(run, pack)
+                except ObjectNotFound as exc:
+                    failure = failure or exc
+                    self._fail([info.block_no for info in run], exc)
+                    continue
+                except DataError as exc:
+                    if len(run) > 1:  # truncated: some of them may be whole
+                        runs.extendleft([info] for info in reversed(run))
+                    else:
+                        failure = failure or exc
+                        self._fail([run[0].block_no], exc)
+                    continue
                 for info, sealed in zip(run, pieces, strict=True):
-                    block = self._open(info, pack, sealed, is_from_cache=is_from_cache)
-                    found[info.block_no] = block
-                    self._remember(info.block_no, block)
+                    try:
+                        block = self._open(info, pack, sealed, is_from_cache=is_from_cache)
+                    except (DataError, ObjectNotFound) as exc:
+                        failure = failure or exc
+                        self._fail([info.block_no], exc)
+                    else:
+                        found[info.block_no] = block
+                        self._remember(info.block_no, block)
         except BaseException as exc:
-            with self._lock:
-                futures = [self._fetching.pop(block_no, None) for block_no in claimed]
-            for future in futures:
-                if future is not None:
-                    future.set_exception(exc)
+            self._fail(claimed, exc)
             raise
+        if failure is not None:
+            raise failure
+
+    def _fail(self, block_nos: list[int], exc: BaseException) -> None:
+        """Tell whoever waits for blocks that are not here yet."""
+        with self._lock:
+            futures = [self._fetching.pop(block_no, None) for block_no in block_nos]
+        for future in futures:
+            if future is not None:
+                future.set_exception(exc)
 
     def _remember(self, block_no: int, block: Block) -> None:
         with self._lock:

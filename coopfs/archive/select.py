@@ -20,6 +20,7 @@ from coopfs.ids import short_hex
 
 LATEST: Final = "latest"
 _ID = re.compile(r"[0-9a-f]{4,64}\Z")
+_WITH_COLONS = re.compile(r"([^:]*?\d{4}-\d\d-\d\d[_T ]\d\d:\d\d(?::\d\d)?)(?::(.*))?\Z", re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([_T ]\d\d(?:[-:]\d\d(?:[-:]\d\d)?)?)?\Z")
 
 
@@ -49,7 +50,7 @@ def folder_names(snapshots: Iterable[Snapshot]) -> dict[str, Snapshot]:
 
 def split_spec(spec: str) -> tuple[str, bytes]:
     """Split ``SNAPSHOT[:PATH]``; times are written with ``-`` or before a ``:/``."""
-    match = re.match(r"(.*?\d{4}-\d\d-\d\d[_T ]\d\d:\d\d(?::\d\d)?)(?::(.*))?\Z", spec, re.DOTALL)
+    match = _WITH_COLONS.match(spec)
     if match:
         head, path = match[1], match[2] or ""
     else:
