@@ -248,28 +248,29 @@ class SnapshotObjects:
         self._heads.update(self._newest_heads())
 
     def _newest_heads(self) -> list[Head]:
+        """Return the heads to adopt: of each series the newest that continues the known one.
+
+        What claims a higher number and does not is warned about, and hides no other.
+        """
         by_id = {snapshot.snapshot_id: snapshot for snapshot in self.snapshots()}
-        newest: dict[tuple[str, str], Snapshot] = {}
+        by_series: dict[tuple[str, str], list[Snapshot]] = {}
         for snapshot in self.snapshots():
-            facts = snapshot.facts
-            best = newest.get((facts.host, facts.series))
-            if best is None or facts.number > best.facts.number:
-                newest[facts.host, facts.series] = snapshot
+            by_series.setdefault((snapshot.facts.host, snapshot.facts.series), []).append(snapshot)
         adopted = []
-        for (host, series), snapshot in newest.items():
+        for (host, series), snapshots in by_series.items():
             known = self._heads.get(host, series)
-            if known is not None and (
-                snapshot.facts.number <= known.number
-                or not _reaches(snapshot, known.snapshot_id, by_id)
-            ):
-                if snapshot.facts.number > known.number:
-                    self.warnings.append(
-                        f"snapshot {short_hex(snapshot.snapshot_id)} of {host}/{series} does not "
-                        f"continue number {known.number}, the newest known here; was that "
-                        "host's state lost, or are there two hosts of this name?"
-                    )
-                continue
-            adopted.append(Head(host, series, snapshot.facts.number, snapshot.snapshot_id))
+            for snapshot in sorted(snapshots, key=lambda s: s.facts.number, reverse=True):
+                number = snapshot.facts.number
+                if known is not None and number <= known.number:
+                    break
+                if known is None or _reaches(snapshot, known.snapshot_id, by_id):
+                    adopted.append(Head(host, series, number, snapshot.snapshot_id))
+                    break
+                self.warnings.append(
+                    f"snapshot {short_hex(snapshot.snapshot_id)} of {host}/{series} does not "
+                    f"continue number {known.number}, the newest known here; was that "
+                    "host's state lost, or are there two hosts of this name?"
+                )
         return adopted
 
 
