@@ -107,7 +107,7 @@ def test_neighbouring_blocks_come_with_one_request(
 def test_never_more_than_the_window_is_announced(
     archive: Archive, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed_module, "WINDOW_LEN", 5 << 20)
+    monkeypatch.setattr(feed_module, "WINDOW_LEN_LOCAL", 5 << 20)
     with BlockFeed(archive) as feed:
         most = 0
         for _ in read_content(archive, feed, entry_of(archive, host, "long")):
@@ -237,7 +237,7 @@ def test_slots_are_given_back_and_the_latest_blocks_stay_in_them(
     archive: Archive, host: Host, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots_module, "SLOTS_LEN", 8 << 20)
-    monkeypatch.setattr(feed_module, "WINDOW_LEN", 3 << 20)
+    monkeypatch.setattr(feed_module, "WINDOW_LEN_LOCAL", 3 << 20)
     with BlockFeed(archive, expected_len=feed_module.PROCESS_LEN) as feed:
         wait_until_ready(feed)
         for name in ("long", "other"):
@@ -249,6 +249,9 @@ def test_slots_are_given_back_and_the_latest_blocks_stay_in_them(
         assert store.requests["get", Kind.DATA] == before
         assert feed._slots is not None
         assert not feed._slots._unsent
+        assert (
+            len(feed._slots._free_inlets) == slots_module.INLETS_LEN // process_of(feed).block_max
+        )
         assert set(feed._slots._used) == {held.slot for held in feed._slots._idle.values()}
 
 
@@ -259,11 +262,11 @@ def test_no_content_passes_that_is_not_what_its_id_says(archive: Archive, host: 
     info = archive.index.block(archive.index.first_location(span.chunk_id).block_no)
     lie = replace(info, chunk_ids=(ChunkId(b"\1" * 32), *info.chunk_ids[1:]))
     _, pack, sealed = next(archive.blocks.fetch_sealed([info.block_no]))
-    process = DecoderProcess(archive.keys, 2 << 20, 3)
+    process = DecoderProcess(archive.keys, 2 << 20, 3, 3)
     try:
-        process.send(0, info, pack, sealed)
-        process.send(1, lie, pack, sealed)
-        process.send(2, info, pack, bytes(sealed)[:-1] + bytes([sealed[-1] ^ 1]))
+        process.send(2, 0, info, pack, sealed)
+        process.send(0, 1, lie, pack, sealed)
+        process.send(1, 2, info, pack, bytes(sealed)[:-1] + bytes([sealed[-1] ^ 1]))
         deadline = time.monotonic() + 60
         while not process.is_ready:
             assert time.monotonic() < deadline

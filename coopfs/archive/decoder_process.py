@@ -5,7 +5,8 @@ lock and has to win it back from the threads that decode: on two cores a source 
 took 6.0 s that way, of which 3 s were the kernel's, putting threads to sleep and waking
 them.  The thread that writes the files needs 2.9 s alone.
 
-Sealed blocks go in and plain ones come out through slots of shared memory.
+Sealed blocks go in through inlets and plain ones come out in slots, both of shared
+memory; who uses which is the parent's to know.
 """
 
 from __future__ import annotations
@@ -40,15 +41,16 @@ class Decoded(NamedTuple):
 class DecoderProcess:
     """The parent's end.  One thread receives; any may send."""
 
-    def __init__(self, keys: ArchiveKeys, block_max: int, slots: int) -> None:
-        """Start the process with room for *slots* blocks of at most *block_max* bytes.
+    def __init__(self, keys: ArchiveKeys, block_max: int, inlets: int, slots: int) -> None:
+        """Start the process with room for so many blocks of at most *block_max* bytes.
 
         Raises:
             CoopfsError: it cannot be started.
         """
         self.block_max = block_max
-        self._half = -(-(block_max + TAG_LEN) // _PAGE) * _PAGE
-        self._child = Child(__name__, 2 * self._half * slots, self._half)
+        self._room = -(-(block_max + TAG_LEN) // _PAGE) * _PAGE
+        self._slots_start = inlets * self._room
+        self._child = Child(__name__, (inlets + slots) * self._room)
         self._poll = select.poll()
         self._poll.register(self._child.from_child, select.POLLIN)
         self._lock = threading.Lock()
@@ -69,19 +71,28 @@ class DecoderProcess:
             self._is_ready = self._read() == [_READY]
         return self._is_ready and not self.is_dead
 
-    def plain(self, slot: int) -> memoryview:
-        """Return the slot's half for plain bytes; the block is at its start."""
-        start = (2 * slot + 1) * self._half
-        return self._child.shared[start : start + self._half]
+    @property
+    def has_news(self) -> bool:
+        """Whether :meth:`receive` would return at once."""
+        return bool(self.is_dead or self._poll.poll(0))
 
-    def send(self, slot: int, info: BlockInfo, pack: PackInfo, sealed: bytes | memoryview) -> None:
+    def plain(self, slot: int) -> memoryview:
+        """Return the slot; the block is at its start."""
+        start = self._slots_start + slot * self._room
+        return self._child.shared[start : start + self._room]
+
+    def send(
+        self, inlet: int, slot: int, info: BlockInfo, pack: PackInfo, sealed: bytes | memoryview
+    ) -> None:
         """Have one block decoded into *slot*; :meth:`receive` says when it is done."""
-        start = 2 * slot * self._half
+        start = inlet * self._room
         self._child.shared[start : start + len(sealed)] = sealed
         lengths = [b - a for a, b in zip(info.chunk_offsets, info.chunk_offsets[1:], strict=False)]
         message = [
             slot,
+            start,
             len(sealed),
+            self._slots_start + slot * self._room,
             pack.header.encode(),
             info.ordinal,
             info.codec,
@@ -112,16 +123,16 @@ class DecoderProcess:
 class _Decoder:
     """The process's own work."""
 
-    def __init__(self, keys: ArchiveKeys, shared: memoryview, half: int) -> None:
+    def __init__(self, keys: ArchiveKeys, shared: memoryview) -> None:
         self._keys = keys
         self._shared = shared
-        self._half = half
         self._openers: dict[bytes, Opener] = {}
 
     def decode(
         self,
-        slot: int,
+        sealed_start: int,
         sealed_len: int,
+        plain_start: int,
         header: bytes,
         ordinal: int,
         codec: int,
@@ -130,15 +141,13 @@ class _Decoder:
         lengths: list[int],
     ) -> list[int] | None:
         """Decode one block; return offsets of bad chunks, or None when it does not open."""
-        start = 2 * slot * self._half
-        sealed = self._shared[start : start + sealed_len]
+        sealed = self._shared[sealed_start : sealed_start + sealed_len]
         try:
             stored = self._opener(header).open(Section.BLOCK, ordinal, sealed)
             plain = decompress(codec, stored, plain_len, "block")
         except CoopfsError:
             return None  # whoever asked tries again, and then says what is wrong
-        start += self._half
-        self._shared[start : start + plain_len] = plain
+        self._shared[plain_start : plain_start + plain_len] = plain
         view = memoryview(plain)
         chunk_id = self._keys.chunk_id
         bad = []
@@ -161,16 +170,17 @@ class _Decoder:
 
 
 def main() -> None:
-    """Run as the child; the argument is half the length of a slot."""
+    """Run as the child."""
     from coopfs.archive.allocator import prepare_bulk_work
 
     prepare_bulk_work()
-    with child_pipes() as (shared, stream, out, (half,)):
+    with child_pipes() as (shared, stream, out, _):
         (archive_key,) = read_message(stream)
-        decoder = _Decoder(ArchiveKeys.derive(archive_key), shared, half)
+        decoder = _Decoder(ArchiveKeys.derive(archive_key), shared)
         write_message(out, [_READY])
         while (message := read_message(stream)) is not None:
-            write_message(out, [message[0], decoder.decode(*message)])
+            slot, *block = message
+            write_message(out, [slot, decoder.decode(*block)])
 
 
 if __name__ == "__main__":

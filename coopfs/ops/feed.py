@@ -24,7 +24,10 @@ from coopfs.format.tree import Entry, Span
 from coopfs.ids import ChunkId, short_hex
 from coopfs.ops.slots import Held, Slots
 
-WINDOW_LEN: Final = 32 << 20  # bytes of blocks announced and not yet taken
+# Bytes of blocks announced and not yet taken.  Over a line it is two times what 1 Gbit/s
+# holds in 100 ms; locally more than this gains nothing.
+WINDOW_LEN_LOCAL: Final = 16 << 20
+WINDOW_LEN_REMOTE: Final = 32 << 20
 # Bytes of blocks decoded by one thread at a time.  Over a line one request must be worth
 # its round trip; locally small runs keep the threads evenly busy.
 RUN_LEN_LOCAL: Final = 4 << 20
@@ -55,6 +58,7 @@ class BlockFeed:
         self._locate = archive.index.first_location
         is_local = archive.store.is_local
         self._run_len = RUN_LEN_LOCAL if is_local else RUN_LEN_REMOTE
+        self._window_len = WINDOW_LEN_LOCAL if is_local else WINDOW_LEN_REMOTE
         self._pool = ThreadPoolExecutor(
             THREADS_LOCAL if is_local else THREADS_REMOTE, thread_name_prefix="decode"
         )
@@ -81,7 +85,7 @@ class BlockFeed:
     @property
     def is_full(self) -> bool:
         """Whether the reader should take before it announces more."""
-        return self._held_len >= WINDOW_LEN
+        return self._held_len >= self._window_len
 
     def announce(self, chunk_id: ChunkId) -> ChunkLocation | None:
         """Say that *chunk_id* will be taken, once; return what :meth:`take` wants to know.
@@ -106,7 +110,7 @@ class BlockFeed:
             self._pending_len += held.plain_len
         self._held[block_no] = held
         self._held_len += held.plain_len
-        if self._pending_len >= self._run_len or self.is_full:
+        if self._pending_len >= self._run_len:
             self._ask()
         return held
 
@@ -122,13 +126,11 @@ class BlockFeed:
                 start = place
 
     def _ask_for(self, run: list[Held]) -> None:
-        block_nos = [held.block_no for held in run]
         job: Future[list[tuple[int, Block]] | None]
         if self._slots is not None and self._slots.give(run):
-            slots = [held.slot for held in run if held.slot is not None]
-            job = self._pool.submit(self._slots.fetch, block_nos, slots)
+            job = self._pool.submit(self._slots.fetch, run)
         else:
-            job = self._pool.submit(self._load, block_nos)
+            job = self._pool.submit(self._load, [held.block_no for held in run])
         for held in run:
             held.job = job
 

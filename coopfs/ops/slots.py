@@ -18,14 +18,17 @@ from coopfs.archive.blocks import Block
 from coopfs.archive.decoder_process import DecoderProcess
 from coopfs.errors import CoopfsError
 
-SLOTS_LEN: Final = 56 << 20  # bytes of plain blocks kept in slots
-SLOTS_LEAST: Final = 4
+SLOTS_LEN: Final = 40 << 20  # bytes of plain blocks kept
+INLETS_LEN: Final = 20 << 20  # bytes of sealed blocks on their way
+SLOTS_LEAST: Final = 4  # of either
 
 
 class Held:
     """A block that somebody has announced, or that lies in a slot still."""
 
-    __slots__ = ("bad", "block_no", "data", "is_done", "job", "plain_len", "slot", "takers")
+    __slots__ = (
+        "bad", "block_no", "data", "inlet", "is_done", "job", "plain_len", "slot", "takers",
+    )  # fmt: skip
 
     def __init__(self, block_no: int, plain_len: int) -> None:
         """Nothing is asked for yet."""
@@ -34,7 +37,8 @@ class Held:
         self.takers = 0  # announced and not yet taken
         # What fetches it, None before it is asked for; the result is None for a block in a slot.
         self.job: Future[list[tuple[int, Block]] | None] | None = None
-        self.slot: int | None = None
+        self.slot: int | None = None  # of the process's memory, where that decodes it
+        self.inlet: int | None = None  # until it is decoded
         self.is_done = False  # of one in a slot: decoded, or failed
         self.data: bytes | memoryview | None = None  # None: not there yet, or failed
         self.bad: frozenset[int] = frozenset()  # offsets of chunks that are not what they should be
@@ -51,13 +55,15 @@ class Slots:
         # A block is closed once it is full; the last chunk may reach beyond that.
         block_max = config.block_len + max(config.block_len >> 3, config.chunker.max_len)
         slots = max(SLOTS_LEAST, SLOTS_LEN // block_max)
+        inlets = max(SLOTS_LEAST, INLETS_LEN // block_max)
         self._free = list(range(slots))
+        self._free_inlets = list(range(inlets))
         self._used: dict[int, Held] = {}  # by slot
         self._idle: OrderedDict[int, Held] = OrderedDict()  # by block; decoded, nobody waits
         self._unsent: set[int] = set()  # slots whose block could not be fetched
         self._unsent_lock = threading.Lock()
         with suppress(CoopfsError):  # then the caller's threads decode
-            self._process = DecoderProcess(archive.keys, block_max, slots)
+            self._process = DecoderProcess(archive.keys, block_max, inlets, slots)
 
     def close(self) -> None:
         """End the process."""
@@ -76,45 +82,55 @@ class Slots:
                 return False
             if index.pack(info.pack_no).is_meta:
                 return False  # no file content: not what this process verifies
+        while process.has_news and self._receive(process):
+            pass
+        if len(self._free_inlets) < len(run):
+            return False
         while len(self._free) < len(run):
             if not self._idle:
                 return False
             self._release(self._idle.popitem(last=False)[1])
         for held in run:
-            held.slot = self._free.pop()
+            held.slot, held.inlet = self._free.pop(), self._free_inlets.pop()
             self._used[held.slot] = held
         return True
 
-    def fetch(self, block_nos: Sequence[int], slots: Sequence[int]) -> None:
+    def fetch(self, run: Sequence[Held]) -> None:
         """Fetch sealed blocks and hand them to the process; any thread may.
 
         Raises as ``BlockReader.fetch_sealed``; what comes after the failure is not sent.
         """
         process = self._process
-        left = list(slots)
+        places = [(h.inlet, h.slot) for h in run if h.inlet is not None and h.slot is not None]
         try:
             if process is not None:
-                for info, pack, sealed in self._archive.blocks.fetch_sealed(block_nos):
-                    process.send(left[0], info, pack, sealed)
-                    del left[0]
+                fetched = self._archive.blocks.fetch_sealed([held.block_no for held in run])
+                for info, pack, sealed in fetched:
+                    process.send(*places[0], info, pack, sealed)
+                    del places[0]
         finally:
             with self._unsent_lock:
-                self._unsent.update(left)
+                self._unsent.update(slot for _, slot in places)
 
     def wait_for(self, held: Held) -> None:
         """Return when the block is decoded; its data stays None when it could not be."""
         process = self._process
-        while not held.is_done and process is not None:
-            decoded = process.receive()
-            if decoded is None:
-                held.is_done = True  # it has died; nothing is expected of it any more
-                return
-            done = self._used[decoded.slot]
-            done.is_done = True
-            if decoded.bad is not None:
-                done.data, done.bad = process.plain(decoded.slot)[: done.plain_len], decoded.bad
-            if not done.takers:
-                self.leave(done)
+        while not held.is_done and process is not None and self._receive(process):
+            pass
+
+    def _receive(self, process: DecoderProcess) -> bool:
+        """Take note of the next block that is done; False when the process has died."""
+        decoded = process.receive()
+        if decoded is None:
+            return False
+        done = self._used[decoded.slot]
+        done.is_done = True
+        self._free_inlet(done)
+        if decoded.bad is not None:
+            done.data, done.bad = process.plain(decoded.slot)[: done.plain_len], decoded.bad
+        if not done.takers:
+            self.leave(done)
+        return True
 
     def leave(self, held: Held) -> None:
         """Note that nobody waits for the block any more."""
@@ -133,7 +149,13 @@ class Slots:
         """Return a block that lies in a slot still, for somebody waits for it again."""
         return self._idle.pop(block_no, None)
 
+    def _free_inlet(self, held: Held) -> None:
+        if held.inlet is not None:
+            self._free_inlets.append(held.inlet)
+            held.inlet = None
+
     def _release(self, held: Held) -> None:
+        self._free_inlet(held)
         slot = held.slot
         if slot is not None and self._used.pop(slot, None) is not None:
             held.data = None
