@@ -25,9 +25,9 @@ from coopfs.errors import UsageError
 from coopfs.format.tree import Entry, Kind
 from coopfs.ids import TreeId
 from coopfs.ops.exclude import Excludes
+from coopfs.ops.folder import WalkRules
 from coopfs.ops.progress import NoProgress
 from coopfs.ops.snapshot import SnapshotReport, SnapshotRequest, take_snapshot
-from coopfs.ops.folder import WalkRules
 from coopfs.store.base import Kind as StoreKind
 from coopfs.store.faulty import FaultyStore
 from coopfs.store.open import open_store
@@ -281,9 +281,19 @@ def write(path: Path, content: bytes | str = b"", *, mode: int = 0o644) -> Path:
     return path
 
 
+def keep_above_still(patch: pytest.MonkeyPatch) -> None:
+    """Have the folders above sources look the same for ever; others make files in /tmp too."""
+
+    def above(run: object, path: bytes, name: bytes) -> Entry:
+        return Entry(name, Kind.FOLDER, 0o755, 0, 0, 0)
+
+    patch.setattr("coopfs.ops.snapshot._Run._folder_above", above)
+
+
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    """A host and an archive of its own."""
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A host and an archive of its own; roots depend on nothing but the sources."""
+    keep_above_still(monkeypatch)
     return Lab(tmp_path).init()
 
 

@@ -74,7 +74,8 @@ def test_everything_in_a_folder_comes_back_as_it_was(lab: Lab) -> None:
     assert report.facts.problem_count == 0
 
 
-def test_paths_keep_their_place_below_folders_that_look_as_they_do(lab: Lab) -> None:
+def test_paths_keep_their_place_below_folders_that_look_as_they_do(tmp_path: Path) -> None:
+    lab = Lab(tmp_path).init()
     deep = lab.base / "one" / "two" / "three"
     write(deep / "file", "x")
     (lab.base / "one" / "two").chmod(0o711)
@@ -502,10 +503,8 @@ def test_the_same_content_makes_the_same_tree_on_another_host(lab: Lab) -> None:
     first = lab.take()
     other = lab.second_host()
     second = other.take()
-    with other.open() as (archive, _):
-        trees = [tree_of(archive, report, lab.source).tree for report in (first, second)]
-    assert trees[0] == trees[1]
-    assert second.facts.counts.new < 10_000  # the folders above it have changed
+    assert second.facts.root == first.facts.root
+    assert second.facts.counts.new == 0
     assert (second.facts.host, second.facts.number) == ("bob", 1)
 
 

@@ -10,7 +10,14 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from archive_fixtures import Lab, archived_picture, entry_below, real_picture, take
+from archive_fixtures import (
+    Lab,
+    archived_picture,
+    entry_below,
+    keep_above_still,
+    real_picture,
+    take,
+)
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -109,6 +116,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Archi
     lab = Lab(tmp_path_factory.mktemp("walk")).init()
     with lab.open() as (archive, _), pytest.MonkeyPatch.context() as patch:
         patch.setattr("coopfs.ops.walk.RACY_NS", 0)
+        keep_above_still(patch)
         yield lab, archive, count()
 
 
