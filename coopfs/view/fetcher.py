@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
 import trio
@@ -37,10 +37,11 @@ REMOTE_RUN: Final = 4  # neighbouring blocks asked for with one range request
 class _Flight:
     """A fetch on its way; readers wait for *landed*."""
 
-    __slots__ = ("block", "error", "is_ahead", "landed")
+    __slots__ = ("block", "error", "is_ahead", "is_awaited", "landed")
 
     def __init__(self, is_ahead: bool) -> None:
         self.is_ahead = is_ahead  # launched before anybody asked
+        self.is_awaited = False  # somebody waits by now
         self.landed = trio.Event()
         self.block: Block | None = None
         self.error: BaseException | None = None
@@ -64,6 +65,10 @@ class Fetcher:
         # Names must not queue behind file content.
         self._name_threads = trio.CapacityLimiter(4)
         self._flights: dict[int, _Flight] = {}
+        self._waiting = 0
+        self._landed: SimpleQueue[tuple[dict[int, _Flight], list[Block], BaseException | None]] = (
+            SimpleQueue()
+        )
         self._runs_wanted: SimpleQueue[dict[int, _Flight] | None] = SimpleQueue()
         self._ahead = 0
         self._tree_nodes: OrderedDict[TreeId, TreeNode] = OrderedDict()
@@ -78,8 +83,8 @@ class Fetcher:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no thread is at work for anybody."""
-        return not self._flights and not self._name_threads.borrowed_tokens
+        """Whether nobody waits for a thread."""
+        return not self._waiting and not self._name_threads.borrowed_tokens
 
     # --- data -----------------------------------------------------------------
 
@@ -102,8 +107,17 @@ class Fetcher:
                 absent.append(block_no)
         for run in self._runs(absent):
             flights.update(self._launch(run, is_ahead=False))
+        for flight in flights.values():
+            flight.is_awaited = True
+        # In this order, and a thread's the other way round: none lands unnoticed.
+        self._settle()
         for block_no, flight in flights.items():
-            await flight.landed.wait()
+            if not flight.landed.is_set():
+                self._waiting += 1
+                try:
+                    await flight.landed.wait()
+                finally:
+                    self._waiting -= 1
             if flight.error is not None:
                 raise flight.error
             if flight.block is None:
@@ -113,6 +127,7 @@ class Fetcher:
 
     def prefetch(self, block_nos: Iterable[int]) -> None:
         """Fetch blocks nobody waits for yet, as far as there is room for that."""
+        self._settle()
         absent = [
             block_no
             for block_no in block_nos
@@ -164,22 +179,28 @@ class Fetcher:
                 self._trimmer.note_fetched(len(blocks))
             except BaseException as exc:  # whoever waits for it gets it, whatever it is
                 failure = exc
-            try:
-                token.run_sync_soon(self._land, flights, blocks, failure)
-            except trio.RunFinishedError:
-                return
+            self._landed.put((flights, blocks, failure))
+            # What was read ahead wakes nobody: it is found when somebody looks for it.
+            if any(flight.is_awaited for flight in flights.values()):
+                try:
+                    token.run_sync_soon(self._settle)
+                except trio.RunFinishedError:
+                    return
 
-    def _land(
-        self, flights: dict[int, _Flight], blocks: list[Block], failure: BaseException | None
-    ) -> None:
-        """Hand what a thread has loaded to those who wait; runs on the event loop."""
-        for place, (block_no, flight) in enumerate(flights.items()):
-            flight.error = failure
-            if failure is None:
-                flight.block = blocks[place]
-            del self._flights[block_no]
-            self._ahead -= flight.is_ahead
-            flight.landed.set()
+    def _settle(self) -> None:
+        """Hand what threads have loaded to those who wait; runs on the event loop."""
+        while True:
+            try:
+                flights, blocks, failure = self._landed.get_nowait()
+            except Empty:
+                return
+            for place, (block_no, flight) in enumerate(flights.items()):
+                flight.error = failure
+                if failure is None:
+                    flight.block = blocks[place]
+                del self._flights[block_no]
+                self._ahead -= flight.is_ahead
+                flight.landed.set()
 
     async def chunk(self, chunk_id: ChunkId) -> bytes:
         """Return a chunk from wherever it can still be read whole (the slow way).
