@@ -97,6 +97,7 @@ def command(
     """
     from coopfs.archive.allocator import prepare_bulk_work
     from coopfs.errors import EXIT_DONE, EXIT_FAILED
+    from coopfs.format.snapshot import State
     from coopfs.ops.restore import RestoreRequest, restore
     from coopfs.ops.restore_plan import Overwrite
 
@@ -113,6 +114,8 @@ def command(
             is_dry_run=is_dry_run,
             is_verifying=is_verifying,
         )
+        if snapshot.facts.state is State.PARTIAL:
+            ctx.warn("this snapshot is partial: it was taken in the middle of a long run")
         talk = _Talk(ctx)
         with ctx.progress("restoring") as progress:
             report = restore(
@@ -189,8 +192,8 @@ def _render(
     ctx.echo(f"{verb}: {', '.join(parts)}; {size_text(counts.written)}")
     if counts.files_kept or report.skipped:
         ctx.echo(f"there already: {counts.files_kept:,} right, {report.skipped:,} left as they are")
-    if request.is_verifying and not request.is_dry_run:
-        ctx.echo(f"verified: {report.verified:,} files read again")
+    if request.is_verifying:
+        ctx.echo(f"verified: {report.verified:,} files read and compared")
     if report.problem_count:
         ctx.warn(f"{report.problem_count:,} could not be restored, or not whole; see above")
     where = printable(path_text(request.target))

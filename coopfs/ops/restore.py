@@ -52,7 +52,7 @@ class RestoreReport:
 
     counts: RestoreCounts
     skipped: int  # entries that were there and were left as they are
-    verified: int  # files read again and compared
+    verified: int  # files read, or read again, and compared
     problems: tuple[Problem, ...]  # the first ones; paths below the target
     problem_count: int
     left_out: tuple[tuple[str, int], ...]  # what could not be set and why, and how often
@@ -109,7 +109,7 @@ def restore(
     return RestoreReport(
         counts=counts,
         skipped=run.plan.skipped,
-        verified=verified,
+        verified=verified + run.plan.compared,
         problems=tuple(run.problems.first),
         problem_count=run.problems.count,
         left_out=tuple(sorted(run.attributes.left_out.items())),

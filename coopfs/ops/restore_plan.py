@@ -101,6 +101,7 @@ class Plan:
         self._on_problem = on_problem
         self._groups: set[bytes] = set()  # hard links: whose content is on its way
         self.abandoned: Entry | None = None  # a file that failed: no more pieces of it
+        self.compared = 0  # files that were there and whose content was found right
         self.skipped = 0  # entries left as they are because of *overwrite*
         self.settled = bytearray()  # by place in the walk: 1 where nothing will be written
 
@@ -160,13 +161,14 @@ class Plan:
             self.settled[-1] = 1
             return ()
         is_there = decision is not Decision.NEW
+        if decision is Decision.KEEP:
+            self.settled[-1] = self._is_verifying  # compared just now
         place = len(self.settled) - 1
         if entry.hard_link_id is not None:
             if entry.hard_link_id in self._groups:
                 return (Step(Op.LINK, folder, entry, place, is_there),)
             self._groups.add(entry.hard_link_id)
         if decision is Decision.KEEP:
-            self.settled[-1] = self._is_verifying
             return (Step(Op.KEEP, folder, entry, place),)
         if entry.kind is not Kind.FILE:
             return (Step(Op.OTHER, folder, entry, place, is_there),)
@@ -234,7 +236,11 @@ class Plan:
                 return True
             if found.st_size != entry.size or found.st_mtime_ns != entry.mtime_ns:
                 return False
-            return not self._is_verifying or self._has_content(folder_fd, entry)
+            if not self._is_verifying:
+                return True
+            is_right = self._has_content(folder_fd, entry)
+            self.compared += is_right
+            return is_right
         except (OSError, DataError):
             return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from collections import OrderedDict
 from contextlib import suppress
@@ -18,7 +19,7 @@ from coopfs.errors import CoopfsError
 from coopfs.format.tree import Entry
 from coopfs.ops.attributes import ACL_DEFAULT, list_xattrs, proc_path
 
-FOLDERS_OPEN: Final = 400  # descriptors; the usual soft limit is 1024 (getrlimit(2))
+FOLDERS_OPEN: Final = 400  # descriptors
 OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 # On a target that a restore has made and not finished, so that a later run knows that
@@ -80,6 +81,9 @@ class Target:
         self.path = path
         self.is_dry_run = is_dry_run
         self._open: OrderedDict[Folder, int] = OrderedDict()
+        # Of what the system allows, half stays for everything else.
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._open_max = min(FOLDERS_OPEN, allowed // 2) if allowed > 0 else FOLDERS_OPEN
         self.root = Folder(None, entry)
         self.root.is_made = True
         self.is_own = False  # made by this run, or by one that did not finish
@@ -149,7 +153,7 @@ class Target:
     def _keep(self, folder: Folder, fd: int) -> None:
         folder.fd = fd
         self._open[folder] = fd
-        if len(self._open) > FOLDERS_OPEN:
+        if len(self._open) > self._open_max:
             # The oldest; never the one just opened, nor its parent, which is needed next.
             for oldest in self._open:
                 if oldest is not folder.parent:

@@ -110,7 +110,9 @@ class RestoreWriter:
             self._give_up()
             stop_if_full(exc)
             self._on_problem(step.folder.path_of(step.entry.name), exc.strerror or str(exc))
-        except (DataError, ObjectNotFound) as exc:
+        except (DataError, ObjectNotFound, ValueError, OverflowError) as exc:
+            # ValueError, OverflowError: a NUL in a symlink's target, a number that no file
+            # system takes; only a hostile writer stores such things.
             self._give_up()
             self._on_problem(step.folder.path_of(step.entry.name), str(exc))
         else:
