@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from rich_source import NOBODY, NONE, acl
 
 from coopfs.format.tree import Entry, Kind
 from coopfs.ops import attributes as module
@@ -102,6 +103,35 @@ def test_attributes_that_the_file_system_does_not_have_are_counted_not_raised(
         "attributes user.*: the target's file system does not have them": 2,
     }
     assert path.stat().st_mtime_ns == entry.mtime_ns
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        # Somebody named may write, so the mask has w; the file's own group may only read.
+        (acl((1, 6, NONE), (2, 6, NOBODY), (4, 4, NONE), (0x10, 6, NONE), (0x20, 0, NONE)), 0o640),
+        (acl((1, 6, NONE), (2, 6, NOBODY), (4, 0, NONE), (0x10, 6, NONE), (0x20, 0, NONE)), 0o600),
+        (b"no ACL at all", 0o600),
+    ],
+)
+def test_where_an_acl_cannot_be_had_the_group_gets_no_more_than_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: bytes, expected: int
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    path = tmp_path / "file"
+    path.touch()
+    status = path.stat()
+    entry = FILE._replace(
+        mode=0o660,
+        uid=status.st_uid,
+        gid=status.st_gid,
+        xattrs=((b"system.posix_acl_access", value),),
+    )
+    Attributes(numeric_owner=True).apply(str(path), entry, status, is_clean=True)
+    assert stat.S_IMODE(path.stat().st_mode) == expected
 
 
 def test_an_attribute_that_should_have_worked_is_named(

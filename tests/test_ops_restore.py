@@ -29,6 +29,7 @@ from coopfs.ops.restore_plan import Overwrite
 from coopfs.ops.selection import Selection
 from coopfs.store.base import Kind
 from coopfs.store.faulty import FaultyStore
+from coopfs.store.open import open_store
 
 Restorer = Callable[..., RestoreReport]
 
@@ -440,6 +441,20 @@ def test_a_partner_who_goes_away_stops_the_run_and_the_next_one_completes_it(
     store.mend()
     run()
     assert differences(source, out) == []
+
+
+def test_over_a_line_everything_comes_in_few_requests(
+    host: Host, archive: Archive, source: Path, out: Path
+) -> None:
+    far = FaultyStore(open_store(archive.store.address), is_local=False)
+    with Archive.open(host.dirs, archive.settings, archive.ring, far) as remote:
+        remote.refresh()
+        far.requests.clear()
+        request = RestoreRequest(target=bytes(out), path=bytes(source))
+        report = restore(remote, remote.snapshots()[-1], request)
+    assert report.problem_count == 0
+    assert differences(source, out) == []
+    assert far.requests["get", Kind.DATA] <= 8
 
 
 def test_an_interrupted_file_is_removed(

@@ -12,6 +12,7 @@ import grp
 import os
 import pwd
 import stat
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,11 @@ from coopfs.format.tree import Entry, Kind
 
 SPECIAL_BITS: Final = 0o7000
 ACL_DEFAULT: Final = "system.posix_acl_default"
+ACL_ACCESS: Final = "system.posix_acl_access"
+# linux/posix_acl_xattr.h: a version, then (tag, permissions, uid or gid) each.
+_ACL_HEADER_LEN: Final = 4
+_ACL_ENTRY: Final = struct.Struct("<HHI")
+_ACL_GROUP: Final = 4  # the tag of what the file's own group may do
 KEEP: Final = -1  # chown's way of saying: leave it as it is
 # What the system itself gives to new files; anything else that is not wanted is taken off.
 _OF_THE_SYSTEM: Final = frozenset(("security.selinux", "security.ima", "security.evm"))
@@ -130,10 +136,11 @@ class Attributes:
         gid = found.st_gid if gid == KEEP else gid
         if (uid, gid) != (owner.uid, owner.gid):
             self._note_owner()
+        mode = entry.mode
         if entry.xattrs or not is_clean:
             self._set_xattrs(where, entry, is_clean=is_clean)
+            mode = self._mode_with_acl(where, entry)
         if entry.kind is not Kind.SYMLINK:
-            mode = entry.mode
             if entry.kind is Kind.FILE:
                 # A program must not run with the rights of somebody who never owned it.
                 mode &= ~((uid != owner.uid and stat.S_ISUID) | (gid != owner.gid and stat.S_ISGID))
@@ -162,6 +169,21 @@ class Attributes:
         return sorted(present) == sorted(wanted) and all(
             os.getxattr(where, name) == value for name, value in wanted.items()
         )
+
+    def _mode_with_acl(self, where: Where, entry: Entry) -> int:
+        """Return the mode to set, which is narrower where the entry's ACL cannot be had.
+
+        With an ACL the group's bits are its mask, what anybody named in it may have at
+        most; without it they would be what the group itself gets.
+        """
+        acl = dict(entry.xattrs).get(ACL_ACCESS.encode())
+        if acl is None or ACL_ACCESS in list_xattrs(where):
+            return entry.mode
+        granted = 0
+        if len(acl) % _ACL_ENTRY.size == _ACL_HEADER_LEN:
+            for tag, allowed, _ in _ACL_ENTRY.iter_unpack(acl[_ACL_HEADER_LEN:]):
+                granted |= allowed if tag == _ACL_GROUP else 0
+        return entry.mode & (~0o070 | granted << 3)
 
     def _set_xattrs(self, where: Where, entry: Entry, *, is_clean: bool) -> None:
         wanted = {os.fsdecode(name): value for name, value in entry.xattrs}

@@ -98,9 +98,9 @@ def restore(
     started_s = time.monotonic()
     top = entry_at(archive, snapshot, request.path)
     progress = progress or NoProgress()
-    files, length = _expected(snapshot, top, request)
-    progress.start(files, length)
-    run = _Run(archive, top, request, progress, on_problem, on_path, length or 0)
+    expected = _expected(snapshot, top, request)
+    progress.start(*expected)
+    run = _Run(archive, top, request, progress, on_problem, on_path, expected)
     try:
         counts = run.write()
         verified = run.verify() if request.is_verifying and not request.is_dry_run else 0
@@ -132,7 +132,7 @@ def _expected(
 
 
 class _Run:
-    """One restore."""
+    """One restore; *expected* are files and bytes, where known."""
 
     def __init__(
         self,
@@ -142,16 +142,17 @@ class _Run:
         progress: Progress,
         on_problem: Callable[[Problem], None],
         on_path: Callable[[bytes], None] | None,
-        expected_len: int,
+        expected: tuple[int | None, int | None],
     ) -> None:
         self._archive = archive
         self._top = top
         self._request = request
         self._progress = progress
         self._on_path = on_path
+        self._expected = expected
         self.problems = _Problems(on_problem)
         self.attributes = Attributes(numeric_owner=request.numeric_owner)
-        self._feed = BlockFeed(archive, expected_len=expected_len)
+        self._feed = BlockFeed(archive, expected_len=expected[1] or 0)
         self._target = Target(request.target, top, is_dry_run=request.is_dry_run)
         self.plan = Plan(
             archive,
@@ -249,6 +250,7 @@ class _Run:
 
     def verify(self) -> int:
         """Read everything that was written again; return how many files were compared."""
+        self._progress.start(*self._expected)
         # Onto the disk, so that it is not only the page cache that is read again.
         os.sync()
         return verify_target(
