@@ -21,6 +21,7 @@ from coopfs.archive.blocks import Block
 from coopfs.format.nodes import TreeNode, decode_tree_node
 from coopfs.ids import ChunkId, SpanNodeId, TreeId, short_hex
 from coopfs.view.filemap import SpanLevel
+from coopfs.view.flights import Flight, Run, RunQueue
 from coopfs.view.memory import Trimmer
 
 T = TypeVar("T")
@@ -32,19 +33,6 @@ REMOTE_THREADS: Final = 8  # requests in flight to a partner, to fill the line
 LOCAL_AHEAD: Final = 16  # blocks fetched ahead at a time, for all readers together
 REMOTE_AHEAD: Final = 48
 REMOTE_RUN: Final = 4  # neighbouring blocks asked for with one range request
-
-
-class _Flight:
-    """A fetch on its way; readers wait for *landed*."""
-
-    __slots__ = ("block", "error", "is_ahead", "is_awaited", "landed")
-
-    def __init__(self, is_ahead: bool) -> None:
-        self.is_ahead = is_ahead  # launched before anybody asked
-        self.is_awaited = False  # somebody waits by now
-        self.landed = trio.Event()
-        self.block: Block | None = None
-        self.error: BaseException | None = None
 
 
 class Fetcher:
@@ -64,12 +52,10 @@ class Fetcher:
         self._run_max = 1 if is_local else REMOTE_RUN
         # Names must not queue behind file content.
         self._name_threads = trio.CapacityLimiter(4)
-        self._flights: dict[int, _Flight] = {}
+        self._flights: dict[int, Flight] = {}
         self._waiting = 0
-        self._landed: SimpleQueue[tuple[dict[int, _Flight], list[Block], BaseException | None]] = (
-            SimpleQueue()
-        )
-        self._runs_wanted: SimpleQueue[dict[int, _Flight] | None] = SimpleQueue()
+        self._landed: SimpleQueue[tuple[Run, list[Block], BaseException | None]] = SimpleQueue()
+        self._queue = RunQueue()
         self._ahead = 0
         self._tree_nodes: OrderedDict[TreeId, TreeNode] = OrderedDict()
         self._entries_kept = 0
@@ -95,7 +81,7 @@ class Fetcher:
             ObjectCorrupt, ObjectNotFound, StoreUnavailable: as BlockReader.load.
         """
         found: dict[int, Block] = {}
-        flights: dict[int, _Flight] = {}
+        flights: dict[int, Flight] = {}
         absent = []
         for block_no in block_nos:
             block = self.peek_block(block_no)
@@ -107,8 +93,10 @@ class Fetcher:
                 absent.append(block_no)
         for run in self._runs(absent):
             flights.update(self._launch(run, is_ahead=False))
-        for flight in flights.values():
+        for block_no, flight in flights.items():
             flight.is_awaited = True
+            if flight.is_ahead:
+                self._queue.hurry(block_no)
         # In this order, and a thread's the other way round: none lands unnoticed.
         self._settle()
         for block_no, flight in flights.items():
@@ -146,15 +134,15 @@ class Fetcher:
                 runs.append([block_no])
         return runs
 
-    def _launch(self, run: list[int], *, is_ahead: bool) -> dict[int, _Flight]:
-        flights = {block_no: _Flight(is_ahead) for block_no in run}
-        self._flights.update(flights)
-        self.fetched += len(run)
+    def _launch(self, block_nos: list[int], *, is_ahead: bool) -> dict[int, Flight]:
+        run = Run(block_nos, is_ahead)
+        self._flights.update(run.flights)
+        self.fetched += len(block_nos)
         if is_ahead:
-            self._ahead += len(run)
-            self.fetched_ahead += len(run)
-        self._runs_wanted.put(flights)
-        return flights
+            self._ahead += len(block_nos)
+            self.fetched_ahead += len(block_nos)
+        self._queue.put(run)
+        return run.flights
 
     async def _employ(self) -> None:
         """Keep one thread at work until the mount ends."""
@@ -167,21 +155,21 @@ class Fetcher:
                 limiter=self._data_threads,
             )
         finally:
-            self._runs_wanted.put(None)
+            self._queue.close()
 
     def _work(self, token: trio.lowlevel.TrioToken) -> None:
         """Load what is wanted, in a thread, run by run."""
-        while (flights := self._runs_wanted.get()) is not None:
+        while (run := self._queue.take()) is not None:
             blocks: list[Block] = []
             failure: BaseException | None = None
             try:
-                blocks = self._blocks.load_run(list(flights))
+                blocks = self._blocks.load_run(list(run.flights))
                 self._trimmer.note_fetched(len(blocks))
             except BaseException as exc:  # whoever waits for it gets it, whatever it is
                 failure = exc
-            self._landed.put((flights, blocks, failure))
+            self._landed.put((run, blocks, failure))
             # What was read ahead wakes nobody: it is found when somebody looks for it.
-            if any(flight.is_awaited for flight in flights.values()):
+            if run.is_awaited:
                 try:
                     token.run_sync_soon(self._settle)
                 except trio.RunFinishedError:
@@ -191,15 +179,15 @@ class Fetcher:
         """Hand what threads have loaded to those who wait; runs on the event loop."""
         while True:
             try:
-                flights, blocks, failure = self._landed.get_nowait()
+                run, blocks, failure = self._landed.get_nowait()
             except Empty:
                 return
-            for place, (block_no, flight) in enumerate(flights.items()):
+            for place, (block_no, flight) in enumerate(run.flights.items()):
                 flight.error = failure
                 if failure is None:
                     flight.block = blocks[place]
                 del self._flights[block_no]
-                self._ahead -= flight.is_ahead
+                self._ahead -= run.is_ahead
                 flight.landed.set()
 
     async def chunk(self, chunk_id: ChunkId) -> bytes:
