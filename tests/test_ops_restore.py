@@ -40,6 +40,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
     base = tmp_path_factory.mktemp("ops-restore")
     make_source(base / "source")
     os.link(base / "source" / "text", base / "source" / "zz text again")
+    (base / "source" / "before").mkdir()
+    (base / "source" / "before" / "also long").write_bytes(random.Random(3).randbytes(5_000_000))
     host = Host(base)
     host.init(base / "store")
     host.ok("snapshot", base / "source", "--series", "s")
@@ -82,6 +84,14 @@ def run(archive: Archive, source: Path, out: Path) -> Restorer:
 
 def reasons(report: RestoreReport) -> dict[str, str]:
     return {os.fsdecode(problem.path): problem.reason for problem in report.problems}
+
+
+def lose_content(archive: Archive, store: FaultyStore) -> None:
+    """Have no pack with files' content be there; trees still are."""
+    archive.blocks.forget_memory()
+    for pack in archive.index.packs():
+        if not pack.is_meta:
+            store.lose(Kind.DATA, pack.pack_id)
 
 
 def names_below(folder: Path) -> set[str]:
@@ -340,7 +350,8 @@ def test_a_folder_exchanged_for_a_symlink_meanwhile_is_not_followed(
     assert swapped
     assert names_below(outside) == {"file1"}
     assert (outside / "file1").read_bytes() == b"precious"
-    assert any(path.startswith("folder1") for path in reasons(report))
+    found = {reason for path, reason in reasons(report).items() if path.startswith("folder1")}
+    assert found == {"Not a directory"}
 
 
 def test_a_folder_exchanged_for_another_folder_meanwhile_is_refused(
@@ -396,7 +407,7 @@ def test_a_damaged_block_hurts_only_the_files_in_it(
 ) -> None:
     sizes = {name: store.size(Kind.DATA, name) for name in names(store, Kind.DATA)}
     pack = max(sizes, key=lambda name: sizes[name])
-    store.flip(Kind.DATA, pack, 5_000_000)
+    store.flip(Kind.DATA, pack, 12_000_000)
     assert set(reasons(run())) == {"long"}
     assert [line for line in differences(source, out) if line.startswith(">f")] == [
         ">f+++++++++ long"
@@ -404,10 +415,9 @@ def test_a_damaged_block_hurts_only_the_files_in_it(
 
 
 def test_the_other_name_of_a_damaged_file_is_reported_as_well(
-    run: Restorer, store: FaultyStore
+    run: Restorer, store: FaultyStore, archive: Archive
 ) -> None:
-    sizes = {name: store.size(Kind.DATA, name) for name in names(store, Kind.DATA)}
-    store.lose(Kind.DATA, max(sizes, key=lambda name: sizes[name]))
+    lose_content(archive, store)
     assert {"text", "zz text again"} <= set(reasons(run()))
 
 
@@ -544,6 +554,58 @@ def test_where_links_are_refused_each_name_gets_the_content(
     assert report.problem_count == 0
     assert report.left_out == (("hard links: Operation not permitted", 1),)
     assert (out / "zz text again").read_bytes() == (source / "text").read_bytes()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_long_file_is_finished_in_its_folder_when_that_was_closed_meanwhile(
+    run: Restorer,
+    store: FaultyStore,
+    archive: Archive,
+    out: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    run()
+    change(out / "before" / "also long", b"other")
+    monkeypatch.setattr("coopfs.ops.restore_target.FOLDERS_OPEN", 0)
+    archive.blocks.forget_memory()
+    if fails:
+        lose_content(archive, store)
+    report = run()
+    assert not [name for name in names_below(out) if "coopfs-part" in name]
+    if fails:
+        assert list(reasons(report)) == ["before/also long"]
+        assert (out / "before" / "also long").read_bytes() == b"other"
+    else:
+        assert report.counts.files == 1
+        assert below(differences(source, out)) == []
+
+
+def test_paths_are_told_once_and_only_what_is_written(
+    archive: Archive, source: Path, out: Path, store: FaultyStore
+) -> None:
+    sizes = {name: store.size(Kind.DATA, name) for name in names(store, Kind.DATA)}
+    store.lose(Kind.DATA, max(sizes, key=lambda name: sizes[name]))
+    told: list[str] = []
+    request = RestoreRequest(target=bytes(out), path=bytes(source))
+    report = restore(
+        archive,
+        archive.snapshots()[-1],
+        request,
+        on_path=lambda path: told.append(os.fsdecode(path)),
+    )
+    assert sorted(told) == sorted(names_below(out))
+    assert reasons(report)
+    told.clear()
+    request = replace(request, is_dry_run=True, target=bytes(out) + b"2")
+    restore(
+        archive,
+        archive.snapshots()[-1],
+        request,
+        on_path=lambda path: told.append(os.fsdecode(path)),
+    )
+    assert sorted(told) == sorted(names_below(source))
 
 
 def test_folders_deeper_than_descriptors_are_restored(tmp_path: Path) -> None:

@@ -152,8 +152,9 @@ class _Run:
         self._expected = expected
         self.problems = _Problems(on_problem)
         self.attributes = Attributes(numeric_owner=request.numeric_owner)
-        self._feed = BlockFeed(archive, expected_len=expected[1] or 0)
         self._target = Target(request.target, top, is_dry_run=request.is_dry_run)
+        expected_len = 0 if request.is_dry_run else expected[1] or 0
+        self._feed = BlockFeed(archive, expected_len=expected_len)
         self.plan = Plan(
             archive,
             self._feed,
@@ -204,10 +205,18 @@ class _Run:
             counts = writer.counts
             self._progress.update(
                 files=counts.files + counts.files_kept + counts.links + counts.others,
-                bytes_=counts.done,
+                bytes_=writer.done_len,
                 current=step.entry.name,
             )
-        if self._on_path and step.op not in (Op.OPEN, Op.PIECE, Op.KEEP):
+        self._tell(step)
+
+    def _tell(self, step: Step) -> None:
+        """Pass on the path of what was written (or would be), once."""
+        if self._on_path is None or step.op in (Op.OPEN, Op.PIECE, Op.KEEP):
+            return
+        if step.op is Op.LEAVE:
+            self._on_path(step.folder.path)
+        elif not self.plan.settled[step.place]:  # it did not fail
             self._on_path(step.folder.path_of(step.entry.name))
 
     def _visits(self, on_unreadable: Callable[[bytes, str], None]) -> Iterator[Visit]:
@@ -244,8 +253,7 @@ class _Run:
             if op in (Op.FILE, Op.CLOSE):
                 entry = step.entry
                 counts.written += entry.size if entry.data_len is None else entry.data_len
-            if self._on_path and op not in (Op.OPEN, Op.KEEP, Op.LEAVE):
-                self._on_path(step.folder.path_of(step.entry.name))
+            self._tell(step)
         return counts
 
     def verify(self) -> int:

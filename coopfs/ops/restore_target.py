@@ -156,9 +156,9 @@ class Target:
         if len(self._open) > self._open_max:
             # The oldest; never the one just opened, nor its parent, which is needed next.
             for oldest in self._open:
-                if oldest is not folder.parent:
+                if oldest is not folder and oldest is not folder.parent:
+                    self.let_go(oldest)
                     break
-            self.let_go(oldest)
 
     def let_go(self, folder: Folder) -> None:
         """Close the folder's descriptor, if it has one."""

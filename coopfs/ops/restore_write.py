@@ -41,17 +41,17 @@ class RestoreCounts:
     folders: int = 0
     others: int = 0  # symlinks, FIFOs, sockets, devices
     written: int = 0  # bytes of content
-    done: int = 0  # bytes of content written or kept, holes included: for progress
+    done: int = 0  # bytes of files that are done, kept ones and holes included
 
 
 class _OpenFile:
     """A file being written."""
 
-    __slots__ = ("entry", "fd", "folder", "folder_fd", "is_plain", "is_there", "name", "offset")
+    # The folder's descriptor is not kept: it may be closed while a long file is written.
+    __slots__ = ("entry", "fd", "folder", "is_plain", "is_there", "name", "offset")
 
-    def __init__(self, folder: Folder, folder_fd: int, entry: Entry, is_there: bool) -> None:
+    def __init__(self, folder: Folder, entry: Entry, is_there: bool) -> None:
         self.folder = folder
-        self.folder_fd = folder_fd
         self.entry = entry
         self.is_there = is_there
         self.name = part_name(entry.name) if is_there else entry.name
@@ -109,15 +109,20 @@ class RestoreWriter:
         except OSError as exc:
             self._give_up()
             stop_if_full(exc)
-            self._on_problem(step.folder.path_of(step.entry.name), exc.strerror or str(exc))
+            self._on_problem(_path_of(step), exc.strerror or str(exc))
         except (DataError, ObjectNotFound, ValueError, OverflowError) as exc:
             # ValueError, OverflowError: a NUL in a symlink's target, a number that no file
             # system takes; only a hostile writer stores such things.
             self._give_up()
-            self._on_problem(step.folder.path_of(step.entry.name), str(exc))
+            self._on_problem(_path_of(step), str(exc))
         else:
             return True
         return False
+
+    @property
+    def done_len(self) -> int:
+        """Bytes of content written or kept so far, those of the open file included."""
+        return self.counts.done + (self._open.offset if self._open is not None else 0)
 
     def close(self) -> None:
         """Remove a file that is only half written."""
@@ -188,7 +193,8 @@ class RestoreWriter:
         self._finish()
 
     def _begin(self, folder: Folder, entry: Entry, is_there: bool) -> None:
-        file = _OpenFile(folder, self._target.fd_of(folder), entry, is_there)
+        folder_fd = self._target.fd_of(folder)
+        file = _OpenFile(folder, entry, is_there)
         file.is_plain = (
             folder.born is not None
             and not folder.has_default_acl
@@ -196,8 +202,8 @@ class RestoreWriter:
         )
         mode = entry.mode if file.is_plain else MODE_WHILE_WRITTEN
         if is_there:
-            remove(file.name, file.folder_fd)  # of a run that was killed
-        file.fd = os.open(file.name, CREATE, mode, dir_fd=file.folder_fd)
+            remove(file.name, folder_fd)  # of a run that was killed
+        file.fd = os.open(file.name, CREATE, mode, dir_fd=folder_fd)
         self._open = file
 
     def _write(self, data: bytes | memoryview) -> None:
@@ -229,7 +235,7 @@ class RestoreWriter:
         fd, file.fd = file.fd, -1
         os.close(fd)  # where a network file system says what went wrong
         if file.is_there:
-            put_in_place(file.name, entry.name, file.folder_fd)
+            put_in_place(file.name, entry.name, self._target.fd_of(folder))
         self._open = None
         self.counts.files += 1
         self.counts.done += entry.size
@@ -244,7 +250,7 @@ class RestoreWriter:
         if file.entry.hard_link_id is not None:
             self._links.forget(file.entry)
         with suppress(OSError):
-            os.unlink(file.name, dir_fd=file.folder_fd)
+            os.unlink(file.name, dir_fd=self._target.fd_of(file.folder))
 
     # --- everything else ------------------------------------------------------
 
@@ -329,3 +335,9 @@ class RestoreWriter:
             os.fchmod(fd, folder.mode_before)
         self._target.let_go(folder)
         self.counts.folders += 1
+
+
+def _path_of(step: Step) -> bytes:
+    if step.op is Op.LEAVE:
+        return step.folder.path
+    return step.folder.path_of(step.entry.name)
