@@ -29,13 +29,16 @@ _PAGE: Final = 4096
 # Messages out: ready, [slot, offsets of chunks whose id does not match], [slot, None]: not opened
 _READY: Final = -1
 OPENERS_KEPT: Final = 256
+# Of a block with more than this nothing is used.  Answers must fit into the pipe even when
+# nobody reads them (64 KiB, pipe(7)): who should may be waiting for the pipe to the child.
+BAD_MAX: Final = 100
 
 
 class Decoded(NamedTuple):
     """What became of one block."""
 
     slot: int
-    bad: frozenset[int] | None  # offsets of chunks that are not what their ids say; None: all
+    bad: frozenset[int] | None  # offsets of chunks that are not what their ids say; None: any
 
 
 class DecoderProcess:
@@ -140,7 +143,7 @@ class _Decoder:
         ids: bytes,
         lengths: list[int],
     ) -> list[int] | None:
-        """Decode one block; return offsets of bad chunks, or None when it does not open."""
+        """Decode one block; return offsets of bad chunks, or None when it is of no use."""
         sealed = self._shared[sealed_start : sealed_start + sealed_len]
         try:
             stored = self._opener(header).open(Section.BLOCK, ordinal, sealed)
@@ -157,7 +160,7 @@ class _Decoder:
             if chunk_id(view[offset : offset + length]) != expected:
                 bad.append(offset)
             offset += length
-        return bad
+        return bad if len(bad) <= BAD_MAX else None
 
     def _opener(self, header: bytes) -> Opener:
         opener = self._openers.get(header)
