@@ -20,6 +20,9 @@ from coopfs.view.fetcher import Fetcher
 from coopfs.view.names import Folder, Names, checked_entries, leaves_of
 
 LINK_COUNTS_KEPT: Final = 50_000  # folders whose subfolders were counted
+# Numbers are given out for as many entries as a node claims to have below it: a claim
+# beyond reason must not use up the 64 bits of an inode number.
+ENTRIES_MAX: Final = 1 << 32
 UNKNOWN_LINK_COUNT: Final = 1  # as btrfs shows: tools then count on nothing
 _name = itemgetter(0)
 
@@ -73,7 +76,7 @@ class Browser:
         """Return the level-0 nodes of a folder; those of the usual folder are in one node."""
         node = await self._fetcher.tree(tree)
         if node.level < 2:
-            return leaves_of(tree, node)
+            return _checked_leaves(tree, leaves_of(tree, node))
         children = node.children
         for level in range(node.level - 1, 0, -1):
             below: list[TreeChild] = []
@@ -83,7 +86,7 @@ class Browser:
                     raise ObjectCorrupt(f"tree {short_hex(tree)}: a node is at the wrong level")
                 below.extend(inner.children)
             children = tuple(below)
-        return children
+        return _checked_leaves(tree, children)
 
     async def leaf(self, leaf: TreeChild) -> tuple[Entry, ...]:
         """Return the entries of one leaf of a folder."""
@@ -150,3 +153,10 @@ class Browser:
         if len(self._link_counts) > LINK_COUNTS_KEPT:
             self._link_counts.popitem(last=False)
         return count
+
+
+def _checked_leaves(tree: TreeId, leaves: tuple[TreeChild, ...]) -> tuple[TreeChild, ...]:
+    count = sum(leaf.entry_count for leaf in leaves)
+    if not leaves or count > ENTRIES_MAX:
+        raise ObjectCorrupt(f"tree {short_hex(tree)}: {count} entries in {len(leaves)} nodes")
+    return leaves

@@ -29,7 +29,7 @@ from coopfs.view.refresher import Refresher
 
 READ_AHEAD_KB: Final = 1024  # with 128, the kernel's default, reads are half as fast
 TASKS_MIN: Final = 8  # requests served at once; making a task for each costs more
-TASKS_MAX: Final = 64
+TASKS_MAX: Final = 256  # those that wait for a slow partner must not hold up the others
 
 log = logging.getLogger(__name__)
 
