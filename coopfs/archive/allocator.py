@@ -18,7 +18,7 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-KEEP_LEN: Final = 64 << 20  # bytes free at the heap's end before they are given back
+KEEP_LEN: Final = 24 << 20  # bytes free at the heap's end before they are given back
 LARGE_LEN: Final = 32 << 20  # bytes; larger buffers still come from the kernel (glibc's limit)
 
 

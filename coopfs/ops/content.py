@@ -19,7 +19,7 @@ from coopfs.format.nodes import SpanTreeBuilder
 from coopfs.format.tree import INLINE_MAX, SPANS_MAX, Span
 from coopfs.ids import SpanNodeId
 
-READ_LEN: Final = 8 << 20  # bytes asked for at a time
+READ_LEN: Final = 4 << 20  # bytes asked for at a time
 STREAM_LEN: Final = 1 << 20  # bytes; a pipe gives 64 KiB at a time whatever is asked
 WAIT_S: Final = 0.5  # for a silent pipe, before asking whether to go on
 SPARSE_UNIT: Final = 512  # bytes of one of st_blocks, POSIX
