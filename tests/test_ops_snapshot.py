@@ -117,6 +117,9 @@ def test_sources_are_made_absolute_and_nested_ones_are_taken_once(
     assert absolute_paths((".",)) == (here,)
     assert absolute_paths(("//etc", "/etc")) == (b"/etc",)
     assert absolute_paths(("/", "/usr", "//")) == (b"/",)
+    assert absolute_paths(("/a/b", "/a-b", "/a", "/a/b/c")) == (b"/a", b"/a-b")
+    many = tuple(f"/files/{number}" for number in range(20_000))  # a shell's wildcard
+    assert len(absolute_paths(many)) == 20_000
     assert absolute_paths(("/a\udcff",)) == (b"/a\xff",)
 
 

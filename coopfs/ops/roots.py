@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from coopfs.format.tree import Entry, Totals
@@ -32,11 +32,17 @@ def absolute_paths(paths: tuple[str, ...]) -> tuple[bytes, ...]:
     """Return the sources as absolute paths, each once, none below another."""
     # Two slashes in front mean the same as one on Linux, but abspath() leaves them.
     chosen = sorted({b"/" + os.path.abspath(os.fsencode(path)).lstrip(b"/") for path in paths})
-    kept: list[bytes] = []
-    for path in chosen:
-        if not any(path == k or path.startswith(k.rstrip(b"/") + b"/") for k in kept):
-            kept.append(path)
-    return tuple(kept)
+    kept: set[bytes] = set()
+    for path in chosen:  # a folder comes before what is in it
+        if kept.isdisjoint(_folders_above(path)):
+            kept.add(path)
+    return tuple(sorted(kept))
+
+
+def _folders_above(path: bytes) -> Iterator[bytes]:
+    while len(path) > 1:
+        path = os.path.dirname(path)
+        yield path
 
 
 def build_root(save_tree: SaveTree, entries: list[Entry], folder_above: FolderAbove) -> TreeId:
