@@ -33,7 +33,7 @@ from coopfs.format.pack import PACK_TARGET, BuiltPack
 from coopfs.format.sealing import padded_len
 from coopfs.ids import PackId
 
-BLOCK_SLOTS: Final = 12  # blocks on their way in
+BLOCK_SLOTS: Final = 9  # blocks on their way in
 PACK_SLOTS: Final = 2  # packs on their way out, each 16 MiB and the block that filled it
 DEATH_WAIT_S: Final = 2.0
 NICENESS: Final = 5
