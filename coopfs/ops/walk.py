@@ -184,17 +184,17 @@ class Walker:
             return None
         if self._rules.one_file_system and status.st_dev != folder.device:
             # As rsync and tar do: the mount point is taken, empty.
-            empty = TreeBuilder(self._archive.keys.tree_id_key, self._writer.save_tree_node)
-            result = Result(empty.finish(), Totals(0, 0, 0), is_same=False)
-            self._add_entry(folder, entry, result)
+            self._add_entry(folder, entry, self._empty_folder())
             return None
         below = self._open_folder(path, entry, folder.device)
         if below is None:
             # It is there but cannot be listed: taken empty, reported, looked at again.
-            empty = TreeBuilder(self._archive.keys.tree_id_key, self._writer.save_tree_node)
-            result = Result(empty.finish(), Totals(0, 0, 0), is_same=False)
-            self._add_entry(folder, entry, result)
+            self._add_entry(folder, entry, self._empty_folder())
         return below
+
+    def _empty_folder(self) -> Result:
+        empty = TreeBuilder(self._archive.keys.tree_id_key, self._writer.save_tree_node)
+        return Result(empty.finish(), Totals(0, 0, 0), is_same=False)
 
     def _close_folder(self, folder: OpenFolder) -> Result:
         if folder.is_same and folder.old is not None:
@@ -210,8 +210,6 @@ class Walker:
     def _add_folder(self, parent: OpenFolder, folder: OpenFolder, result: Result) -> None:
         if folder.entry is None:
             raise AssertionError("a folder below another has an entry")
-        if parent.is_same and not result.is_same:
-            self._start_over(parent)
         self._add_entry(parent, folder.entry, result)
 
     def _add_entry(self, parent: OpenFolder, entry: Entry, result: Result) -> None:
