@@ -60,8 +60,9 @@ def change(top: Path, what: str, place: str, *more: object) -> None:
                 make_way(path)
                 path.write_bytes(more[0])  # type: ignore[arg-type]
             case "append":
-                with path.open("ab") as file:
-                    file.write(more[0])  # type: ignore[arg-type]
+                if path.is_file() and not path.is_symlink():  # opening a FIFO would wait for ever
+                    with path.open("ab") as file:
+                        file.write(more[0])  # type: ignore[arg-type]
             case "sparse":
                 make_way(path)
                 with path.open("wb") as file:
