@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from coopfs.archive.dirs import Dirs
 from coopfs.cli.main import run
+from coopfs.dirs import Dirs
 
 
 @dataclass(frozen=True)

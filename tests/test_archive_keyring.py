@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from coopfs.archive.dirs import Dirs
 from coopfs.archive.keyring import (
     ADMIN_KEY_FILE,
     HOST_KEY_FILE,
@@ -18,6 +17,7 @@ from coopfs.archive.keyring import (
     save_secrets,
 )
 from coopfs.archive.settings import ArchiveSettings
+from coopfs.dirs import Dirs
 from coopfs.errors import ConfigError, FormatUnsupported, WrongKey
 from coopfs.format.keys import SigningKey
 from coopfs.format.wrapping import KeyPurpose, Secrets

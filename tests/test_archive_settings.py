@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coopfs.archive.dirs import Dirs
 from coopfs.archive.settings import (
     ArchiveSettings,
     SeriesRule,
@@ -17,6 +16,7 @@ from coopfs.archive.settings import (
     load_settings,
     save_settings,
 )
+from coopfs.dirs import Dirs
 from coopfs.errors import ConfigError, FormatUnsupported, NoArchive, UsageError
 from coopfs.ids import ArchiveId
 

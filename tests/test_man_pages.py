@@ -16,8 +16,8 @@ from docutils.core import publish_string
 from docutils.writers.manpage import Writer
 
 from coopfs.archive import settings
-from coopfs.archive.dirs import Dirs
 from coopfs.cli.main import cli
+from coopfs.dirs import Dirs
 from coopfs.ids import ArchiveId
 from coopfs.view import options
 

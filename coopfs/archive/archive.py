@@ -14,13 +14,13 @@ from typing import Final, Self
 
 from coopfs.archive.blocks import MEMORY_LEN, BlockReader
 from coopfs.archive.cache import BlockCache
-from coopfs.archive.dirs import Dirs
 from coopfs.archive.heads import Heads
 from coopfs.archive.index import Index
 from coopfs.archive.keyring import KeyRing
 from coopfs.archive.settings import ArchiveSettings
 from coopfs.archive.snapshots import Snapshot, SnapshotObjects
 from coopfs.archive.state import State
+from coopfs.dirs import Dirs
 from coopfs.errors import DataError, NotAStore, ObjectNotFound, SignatureInvalid, WrongKey
 from coopfs.format.body import check_name, open_body, verify_body
 from coopfs.format.config import ArchiveConfig, decode_config

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from coopfs.archive.dirs import Dirs, write_private
 from coopfs.archive.settings import ArchiveSettings
+from coopfs.dirs import Dirs, write_private
 from coopfs.errors import ConfigError, ObjectCorrupt, WrongKey
 from coopfs.format.keys import ArchiveKeys, SigningKey
 from coopfs.format.wrapping import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from coopfs.archive.dirs import Dirs, write_private
+from coopfs.dirs import Dirs, write_private
 from coopfs.errors import ConfigError, FormatUnsupported, NoArchive, UsageError
 from coopfs.format.snapshot import check_label
 from coopfs.ids import ARCHIVE_ID_LEN, ArchiveId

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when first used: `coopfs --help` needs none of it
     from coopfs.archive.archive import Archive
-    from coopfs.archive.dirs import Dirs
     from coopfs.archive.keyring import KeyRing
     from coopfs.archive.settings import ArchiveSettings
     from coopfs.cli.passphrase import Passphrases
     from coopfs.cli.progress import ProgressReport
+    from coopfs.dirs import Dirs
 
 
 @dataclass(eq=False)
@@ -35,7 +35,7 @@ class Context:
     @cached_property
     def dirs(self) -> Dirs:
         """Where config, state and cache are."""
-        from coopfs.archive.dirs import Dirs
+        from coopfs.dirs import Dirs
 
         return Dirs.from_environment()
 

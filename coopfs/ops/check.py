@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Final
 
 from coopfs.archive.archive import Archive
-from coopfs.archive.dirs import Dirs
 from coopfs.archive.snapshots import Snapshot
+from coopfs.dirs import Dirs
 from coopfs.format.config import decode_config_body
 from coopfs.format.keys import Role
 from coopfs.ids import PackId, short_hex

@@ -16,13 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coopfs.archive.dirs import (
-    TEMPORARY_PREFIX,
-    Dirs,
-    make_private_folder,
-    sync_folder,
-    write_private,
-)
 from coopfs.archive.keyring import (
     ADMIN_KEY_FILE,
     HOST_KEY_FILE,
@@ -38,6 +31,13 @@ from coopfs.archive.settings import (
     check_archive_name,
     load_settings,
     save_settings,
+)
+from coopfs.dirs import (
+    TEMPORARY_PREFIX,
+    Dirs,
+    make_private_folder,
+    sync_folder,
+    write_private,
 )
 from coopfs.errors import (
     ConfigError,

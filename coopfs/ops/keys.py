@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coopfs.archive.archive import Archive
-from coopfs.archive.dirs import Dirs, sync_folder
 from coopfs.archive.keyring import (
     ADMIN_KEY_FILE,
     HOST_KEY_FILE,
@@ -15,6 +14,7 @@ from coopfs.archive.keyring import (
     save_secrets,
 )
 from coopfs.archive.settings import ArchiveSettings
+from coopfs.dirs import Dirs, sync_folder
 from coopfs.errors import ConfigError, NotFound, UsageError, WrongKey
 from coopfs.format.keys import SigningKey
 from coopfs.format.wrapping import KeyPurpose, Secrets

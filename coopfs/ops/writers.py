@@ -18,7 +18,6 @@ from typing import Final
 from blake3 import blake3
 
 from coopfs.archive.archive import Archive
-from coopfs.archive.dirs import Dirs
 from coopfs.archive.keyring import KeyRing, load_keyring
 from coopfs.archive.settings import (
     SETTINGS_FILE,
@@ -27,6 +26,7 @@ from coopfs.archive.settings import (
     load_settings,
 )
 from coopfs.archive.words import key_fingerprint
+from coopfs.dirs import Dirs
 from coopfs.errors import NotAStore, ObjectNotFound, UsageError, WrongKey
 from coopfs.format.config import ArchiveConfig, decode_config, peek_config
 from coopfs.format.keys import KEY_LEN, PUBLIC_KEY_LEN, ArchiveKeys, Role, SigningKey, writer_id_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coopfs.archive.dirs import Dirs, make_private_folder, write_private
+from coopfs.dirs import Dirs, make_private_folder, write_private
 from coopfs.errors import ConfigError
 from coopfs.ids import ArchiveId
 
