@@ -147,6 +147,22 @@ def test_keys_follow_from_the_archive_key() -> None:
     assert vector["writer_id"] == blake3(public).hexdigest()[:32]
 
 
+def test_the_owners_identity_follows_from_the_admin_key() -> None:
+    vector = table("keys.json")
+
+    admin_key = bytes.fromhex(vector["admin_key"])
+    seed = blake3(admin_key, derive_key_context="coopfs 1 owner identity").hexdigest()
+    assert vector["owner_identity_seed"] == seed
+    certificate = bytes.fromhex(vector["owner_identity_certificate"])
+    assert vector["owner_identity_pin"] == hashlib.sha256(certificate).hexdigest()
+    key = ECC.construct(curve="Ed25519", seed=bytes.fromhex(seed))
+    public_key = key.public_key().export_key(format="raw")
+    assert public_key in certificate
+    # TBSCertificate, then an AlgorithmIdentifier of 7 bytes, then a bit string of 67.
+    signed, signature = certificate[4:-74], certificate[-64:]
+    check_signature(bytes.fromhex(seed), signed, signature)
+
+
 # --- the chunker ---------------------------------------------------------------
 
 GEAR = [int.from_bytes(hashlib.md5(bytes([i]) * 64).digest()[:8], "big") for i in range(256)]  # noqa: S324  # the table's origin

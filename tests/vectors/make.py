@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from ssl import PEM_cert_to_DER_cert
 from typing import Any
 
 from vectors import rejects
@@ -16,15 +17,17 @@ from vectors import samples as s
 
 from coopfs.format import config, index, pack, records, snapshot
 from coopfs.format.chunker import Chunker, ChunkerParams
-from coopfs.format.keys import SIGN_BODY, SIGN_PACK, Role
+from coopfs.format.keys import SIGN_BODY, SIGN_PACK, Role, owner_identity_seed
 from coopfs.format.sealing import Sealer, Section, make_salt, padded_len
 from coopfs.format.wrapping import KeyPurpose, ScryptParams, Secrets, encode_key_file
+from coopfs.identity import make_identity
 
 
 def keys_vector() -> dict[str, Any]:
     """What is derived from the archive key, and the two signatures."""
     keys = s.KEYS
     salt = s.digest_of("salt")
+    owner = make_identity(owner_identity_seed(s.ADMIN.seed))
     return {
         "archive_key": keys.archive_key.hex(),
         "derived": {
@@ -49,6 +52,10 @@ def keys_vector() -> dict[str, Any]:
         "message": b"message".hex(),
         "signature_pack": s.WRITER.sign(SIGN_PACK, b"message").hex(),
         "signature_body": s.WRITER.sign(SIGN_BODY, b"message").hex(),
+        "admin_key": s.ADMIN.seed.hex(),
+        "owner_identity_seed": owner_identity_seed(s.ADMIN.seed).hex(),
+        "owner_identity_certificate": PEM_cert_to_DER_cert(owner.cert_pem).hex(),
+        "owner_identity_pin": owner.pin,
     }
 
 
