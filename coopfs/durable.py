@@ -16,7 +16,7 @@ from typing import Final
 PAGE: Final = 4096  # bytes; what O_DIRECT wants lengths, offsets and buffers to be multiples of
 DIRECT_MIN: Final = 1 << 20  # bytes; less is not worth two more system calls
 FOLDER_MODE: Final = 0o700
-_FILE_MODE: Final = 0o600
+FILE_MODE: Final = 0o600
 
 # Neither an object's name (64 hex digits) nor visible to a plain `ls`.
 TEMPORARY_PREFIX: Final = ".tmp-"
@@ -37,17 +37,17 @@ def write_new(path: str, pieces: Iterable[memoryview]) -> bool:
     # In the target folder: another one might be another file system, and stock
     # rest-servers stumble over a file directly in data/ when they list.
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(8).hex()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         try:
             for piece in pieces:
-                _write_all(fd, piece)
+                write_all(fd, piece)
             os.fsync(fd)
         finally:
             # After the fsync close() has nothing left to report; without it NFS and
             # quotas may first complain here, and then the write has failed as well.
             os.close(fd)
-        return _link_new(temporary, path)
+        return link_new(temporary, path)
     finally:
         # Renamed already, or the disk is failing: then a later sweep gets it, and the error
         # that matters is the one on its way.
@@ -55,7 +55,8 @@ def write_new(path: str, pieces: Iterable[memoryview]) -> bool:
             os.unlink(temporary)
 
 
-def _write_all(fd: int, piece: memoryview) -> None:
+def write_all(fd: int, piece: memoryview) -> None:
+    """Write the whole *piece*, around the page cache where lengths and memory allow it."""
     # Around the page cache where the system allows it: a pack is fsynced at once and not
     # read soon, and the copy costs more than the disk (1.0 GB/s instead of 0.2 to 0.7).
     is_direct = len(piece) >= DIRECT_MIN and len(piece) % PAGE == 0 and _set_direct(fd, True)
@@ -86,7 +87,11 @@ def _set_direct(fd: int, wanted: bool) -> bool:
     return True
 
 
-def _link_new(temporary: str, path: str) -> bool:
+def link_new(temporary: str, path: str) -> bool:
+    """Give the file *temporary* the name *path* too; return False if that was taken.
+
+    Where the file system has no hard links, *temporary* is gone afterwards.
+    """
     try:
         os.link(temporary, path)
     except FileExistsError:
