@@ -1,0 +1,1 @@
+"""The partner's side: what holds another's objects, and lets in only whom it knows."""
