@@ -1,1 +1,1 @@
-"""The partner's side: what holds another's objects, and lets in only whom it knows."""
+"""The partner's side of a store: what others may keep here, and nothing more."""
