@@ -67,6 +67,11 @@ class Paired:
     is_confirmed: bool  # the other side has kept all of it too
 
 
+def default_root(dirs: Dirs) -> Path:
+    """Return the folder of our server unless another is chosen."""
+    return dirs.state / "serve"
+
+
 def server_identity(root: Path) -> Identity:
     """Return the identity our server shows, made now if there is none (ConfigError)."""
     return load_or_make_identity(root / "identity.pem")

@@ -19,6 +19,7 @@ from coopfs.format.invitation import Endpoint, check_partner_name, parse_endpoin
 from coopfs.identity import parse_certificate, parse_pin, pin_of
 
 VERSION: Final = 1
+SCHEME: Final = "coop"
 SUFFIX: Final = ".toml"
 IDENTITY_FOLDER: Final = "identity"
 
@@ -46,6 +47,18 @@ class PartnerAccess:
     def address(self) -> str:
         """Where the partner is, for people."""
         return str(self.endpoint) if self.endpoint else "dials in"
+
+
+def partner_of_address(address: str) -> str | None:
+    """Return the partner's name in ``coop://NAME``; None for an address of another kind.
+
+    Raises:
+        UsageError: no partner can have that name.
+    """
+    scheme, colon, name = address.partition("://")
+    if not colon or scheme.lower() != SCHEME:
+        return None
+    return check_partner_name(name.rstrip("/"))
 
 
 def partners_folder(dirs: Dirs) -> Path:
