@@ -11,9 +11,9 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +34,7 @@ class _Line:
     wire: Wire
     is_taken: bool = False
     taken: trio.Event = field(default_factory=trio.Event)
+    free: trio.Event = field(default_factory=trio.Event)  # nobody watches it any more
     done: trio.Event = field(default_factory=trio.Event)
 
 
@@ -67,6 +68,7 @@ class ParkedLines:
             partner.came.set()
             partner.came = trio.Event()
             await self._wait(line)
+            line.free.set()
         finally:
             with suppress(ValueError):
                 partner.lines.remove(line)
@@ -81,15 +83,11 @@ class ParkedLines:
         async def watch() -> None:
             # It has nothing to say before it is used: whatever comes is its end.
             scratch = memoryview(bytearray(RECV_LEN))
-            while not line.is_taken:
-                await trio.lowlevel.wait_readable(line.wire.sock)
-                if line.is_taken:
-                    return
-                try:
-                    if line.wire.read_into(memoryview(bytearray(1)), scratch) is not None:
-                        break
-                except ConnectionLost:
-                    break
+            try:
+                while line.wire.read_into(memoryview(bytearray(1)), scratch) is None:
+                    await trio.lowlevel.wait_readable(line.wire.sock)
+            except ConnectionLost:
+                pass
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -108,31 +106,17 @@ class ParkedLines:
             task_status.started()
             return
         task_status.started()
-        serve: Callable[[trio.SocketStream], object] = lambda stream: self._knock(partner, stream)  # noqa: E731
         await trio.serve_listeners(
-            serve,  # type: ignore[arg-type]  # returns a coroutine
+            partial(self._knock, partner),
             [trio.SocketListener(trio.socket.from_stdlib_socket(listener))],
         )
 
     async def _knock(self, partner: _Partner, client: trio.SocketStream) -> None:
         """Give a client a line, or hang up when none comes."""
         async with client:
-            with trio.move_on_after(KNOCK_S):
-                while True:
-                    while not partner.lines:
-                        await partner.came.wait()
-                    line = partner.lines.popleft()
-                    line.is_taken = True  # before any checkpoint: nobody else gets it
-                    line.taken.set()
-                    stream = WireStream(line.wire)
-                    try:
-                        await stream.send_all(GO)
-                    except trio.BrokenResourceError:
-                        line.wire.close()
-                        line.done.set()
-                        continue
-                    break
-            if "stream" not in locals():
+            with trio.move_on_after(KNOCK_S) as patience:
+                line, stream = await _take_line(partner)
+            if patience.cancelled_caught:
                 return
             try:
                 await join(stream, client)
@@ -140,20 +124,43 @@ class ParkedLines:
                 line.done.set()
 
 
+async def _take_line(partner: _Partner) -> tuple[_Line, WireStream]:
+    """Return a waiting line whose other end was told to go, as soon as there is one."""
+    while True:
+        while not partner.lines:
+            await partner.came.wait()
+        line = partner.lines.popleft()
+        line.is_taken = True  # before any checkpoint: nobody else gets it
+        line.taken.set()
+        stream = WireStream(line.wire)
+        try:
+            await line.free.wait()  # two tasks cannot wait for one socket
+            await stream.send_all(GO)
+        except BaseException as exc:
+            await trio.aclose_forcefully(stream)
+            line.done.set()
+            if not isinstance(exc, trio.BrokenResourceError):
+                raise
+        else:
+            return line, stream
+
+
 def _listen_at(path: Path) -> socket.socket:
     with suppress(FileNotFoundError):
         path.unlink()  # of a server that was killed
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A socket's name has 107 bytes at most; this one is short however deep the folder is.
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
+        listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        # Connecting takes the right to write; the folder lets in nobody else anyway.
+        path.chmod(0o600)
         listener.listen(64)
     except BaseException:
         listener.close()
         raise
+    finally:
+        os.close(folder)
     return listener
 
 

@@ -87,9 +87,7 @@ class Head:
     @classmethod
     def of(cls, event: h11.Request) -> Head:
         """Return what h11 has read."""
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers
-        }
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
         method = event.method.decode("latin-1")
         return cls(method, event.target, headers, event.http_version == b"1.1")
 
