@@ -92,16 +92,13 @@ class Invitation:
 
 def encode_invitation(invitation: Invitation) -> str:
     """Return the code: one word of lower-case letters and digits, with a checksum."""
-    body = (
-        _FIXED.pack(
-            VERSION,
-            invitation.pin,
-            invitation.token,
-            invitation.expires_s,
-            invitation.endpoint.port,
-        )
-        + f"{invitation.name}\0{invitation.endpoint.host}".encode("ascii")
-    )
+    body = _FIXED.pack(
+        VERSION,
+        invitation.pin,
+        invitation.token,
+        invitation.expires_s,
+        invitation.endpoint.port,
+    ) + f"{invitation.name}\0{invitation.endpoint.host}".encode("ascii")
     return base64.b32encode(body + _checksum(body)).decode().rstrip("=").lower()
 
 
