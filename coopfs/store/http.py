@@ -10,10 +10,11 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any, Final, Literal
+from types import TracebackType
+from typing import Any, Final, Literal, Self
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -92,8 +93,12 @@ def certificate_trust(cert_pem: str, pin: str) -> Trust:
     return Trust(context, pin)
 
 
+# What urllib3, http.client and the socket raise; TLS errors are OSErrors.
+_FOREIGN: Final = (HTTPError, HTTPException, OSError)
+
+
 class Answer:
-    """What the server said; its body may be read once, within :meth:`HttpPool.request`."""
+    """What the server said; its body may be read once, before it is closed."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse, label: str, where: str) -> None:
         self.status = response.status
@@ -118,9 +123,10 @@ class Answer:
         if self.body_len is None:  # sent in pieces, by a proxy perhaps
             found = self.read_up_to(length + 1)
         elif self.body_len == length:
-            # At once, so without a copy.
-            with _translated(self._label, self._where):
-                found = self._response.read(decode_content=False)
+            try:
+                found = self._response.read(decode_content=False)  # at once, so without a copy
+            except _FOREIGN as exc:
+                raise transport_error(exc, self._label, self._where) from exc
         else:
             raise self._another_length(length, self.body_len)
         if len(found) != length:
@@ -137,21 +143,35 @@ class Answer:
         """Return the body, or its first *limit* bytes if it is longer (StoreUnavailable)."""
         parts: list[bytes] = []
         left = limit
-        with _translated(self._label, self._where):
+        try:
             while left > 0 and (part := self._response.read(left, decode_content=False)):
                 parts.append(part)
                 left -= len(part)
+        except _FOREIGN as exc:
+            raise transport_error(exc, self._label, self._where) from exc
         return b"".join(parts)
 
     def close(self) -> None:
         """Give the connection back, or close it when too much of the answer is left."""
-        left = self._response.length_remaining
-        with suppress(HTTPError, HTTPException, OSError):
-            if left is not None and left <= DRAIN_MAX:
-                self._response.drain_conn()
-        if not self._response.closed:
-            self._response.close()
-        self._response.release_conn()
+        response = self._response
+        if not response.closed:
+            left = response.length_remaining
+            with suppress(*_FOREIGN):
+                if left is not None and left <= DRAIN_MAX:
+                    response.drain_conn()
+            response.close()
+        response.release_conn()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class HttpPool:
@@ -172,7 +192,6 @@ class HttpPool:
         self._timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, stall_s), read=stall_s)
         self._pool = _make_pool(endpoint, trust)
 
-    @contextmanager
     def request(
         self,
         method: str,
@@ -181,8 +200,8 @@ class HttpPool:
         *,
         headers: Mapping[str, str] | None = None,
         body: Payload | None = None,
-    ) -> Iterator[Answer]:
-        """Make one request and yield the answer, whatever its status.
+    ) -> Answer:
+        """Make one request and return the answer, whatever its status, to be closed.
 
         *path* is quoted already; *label* says in messages what it was about.
 
@@ -197,7 +216,7 @@ class HttpPool:
         if body is not None:
             pieces = pieces_of(body)
             sent["Content-Length"] = str(sum(map(len, pieces)))
-        with _translated(label, self.where):
+        try:
             response = self._pool.urlopen(
                 method,
                 path,
@@ -209,11 +228,9 @@ class HttpPool:
                 decode_content=False,
                 timeout=self._timeout,
             )
-        answer = Answer(response, label, self.where)
-        try:
-            yield answer
-        finally:
-            answer.close()
+        except _FOREIGN as exc:
+            raise transport_error(exc, label, self.where) from exc
+        return Answer(response, label, self.where)
 
     def close(self) -> None:
         """Close what is idle now, and what is busy when it is done.  May be called again."""
@@ -224,14 +241,6 @@ def _slices(pieces: Iterable[memoryview]) -> Iterator[Any]:  # urllib3 types byt
     for piece in pieces:
         for begin in range(0, len(piece), SLICE_LEN):
             yield piece[begin : begin + SLICE_LEN]
-
-
-@contextmanager
-def _translated(label: str, where: str) -> Iterator[None]:
-    try:
-        yield
-    except (HTTPError, HTTPException, OSError) as exc:
-        raise transport_error(exc, label, where) from exc
 
 
 # --- connections --------------------------------------------------------------------

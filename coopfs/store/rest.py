@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Final
 
 from coopfs.errors import NotAStore, ObjectCorrupt, ObjectNotFound, StoreError, StoreUnavailable
@@ -183,7 +182,6 @@ class RestStore(Store):
             self._is_rclone = True
             self.is_durable = False
 
-    @contextmanager
     def _request(
         self,
         method: str,
@@ -192,10 +190,10 @@ class RestStore(Store):
         *,
         headers: Mapping[str, str] | None = None,
         body: Payload | None = None,
-    ) -> Iterator[Answer]:
-        with self._pool.request(method, path, label, headers=headers, body=body) as answer:
-            self._note(answer, label)
-            yield answer
+    ) -> Answer:
+        answer = self._pool.request(method, path, label, headers=headers, body=body)
+        self._note(answer, label)
+        return answer
 
     def _path(self, kind: Kind, name: bytes) -> str:
         return f"{self._base}{kind}/{object_hex(name)}"
