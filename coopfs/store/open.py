@@ -33,9 +33,16 @@ def _rest() -> Scheme:
     return Scheme(restaddress.parse_address, rest.open_rest, rest.create_rest)
 
 
+def _coop() -> Scheme:
+    from coopfs.store import coop
+
+    return Scheme(coop.check_coop, coop.open_coop, coop.create_coop)
+
+
 # One line a scheme, lower-case: what imports its module, only when it is needed, and
 # says what is in there.  Folders are no business of this table.
 SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
+    "coop": _coop,
     "rest": _rest,  # "rest:https://…", as restic writes it
     "rest+http": _rest,
     "rest+https": _rest,
