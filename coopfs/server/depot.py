@@ -10,44 +10,35 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from coopfs import durable
-from coopfs.errors import (
-    ObjectCorrupt,
-    ObjectNotFound,
-    StateBusy,
-    StoreError,
-    StoreFull,
-    StoreUnavailable,
-    UsageError,
-)
-from coopfs.format.receipt import Receipt
-from coopfs.ids import ObjectId
-from coopfs.objects import CONFIG, CONFIG_LEN_MAX, READ_FLAGS
-from coopfs.oserrors import free_bytes, store_error
+from coopfs.errors import ObjectCorrupt, StateBusy, StoreError, StoreUnavailable, UsageError
+from coopfs.objects import CONFIG, CONFIG_LEN_MAX
+from coopfs.oserrors import free_bytes
 from coopfs.server.census import settle, take_census
-from coopfs.server.clock import ClockWatch
+from coopfs.server.clock import ClockJump, ClockWatch
+from coopfs.server.faults import translated
+from coopfs.server.intake import Intake
 from coopfs.server.places import ROTTEN, TRASH, Places, check, label_of
-from coopfs.server.quota import DAY_NS, Ledger, Terms, Usage
-from coopfs.server.upload import Buffers, Upload
+from coopfs.server.proofs import answer
+from coopfs.server.quota import DAY_NS, Ledger, Terms, Usage, day_of
+from coopfs.server.reading import OpenObject, open_plain, plain_size
+from coopfs.server.scrub import Finding, Scrub, ScrubState, ScrubStep
+from coopfs.server.trash import Emptied, Trash, Trashed, Undeleted
+from coopfs.server.upload import Upload
 
 PARTNERS: Final = "partners"
 CLOCK_FILE: Final = "clock.json"
 LOCKS: Final = "locks"  # restic's own; the one kind that is really deleted
+PACKS: Final = "data"
+EMPTY_LIMIT: Final = 1000  # objects; a second on a hard disk
+SCRUB_STEP_LEN: Final = 16 << 20  # bytes; a pack, and some tenths of a second
 _IN_USE, _CHANGED = "in-use.lock", "changed"
-
-
-class OpenObject(NamedTuple):
-    """An object opened for reading; whoever opened it closes *fd*."""
-
-    fd: int  # only pread() it
-    size: int  # bytes
 
 
 class Listed(NamedTuple):
@@ -86,19 +77,21 @@ class Depot:
         self.folder = Path(os.path.abspath(root)) / PARTNERS / terms.name
         self._places = Places(self.folder)
         self._ledger = Ledger(terms)
-        self._buffers = Buffers()
         self._changed = os.path.join(self._places.top, _CHANGED)
         self._seen_change: tuple[int, int] | None = None
         # One at a time are moved, and none while a recount looks.  Taken before the ledger's.
         self._moving = threading.RLock()
-        self._number_lock = threading.Lock()
-        self._uploads_begun = 0
         self._in_use_fd = -1
         if terms.name in ("", ".", "..") or "/" in terms.name or "\0" in terms.name:
             raise UsageError(f"{terms.name!r}: not a name for a partner")
-        with self.translated(str(self.folder)):
+        with translated(self._places, str(self.folder)):
             self._places.make()
             self.clock = clock or ClockWatch(Path(os.path.abspath(root)) / CLOCK_FILE)
+            self._trash = Trash(self._places, self._ledger, self.clock, self._moving)
+            self._scrub = Scrub(self._places, self._ledger, self.clock, self._moving)
+            self._intake = Intake(
+                self._places, self._ledger, self.clock, (self._trash.drop, self._scrub.drop)
+            )
             if is_server:
                 self._become_server()
             self._recount()
@@ -115,25 +108,9 @@ class Depot:
             StoreFull: over the quota, the day's share, or more than the disk has free.
             ObjectCorrupt: the name is taken by an object of another size, which stays.
         """
-        path, label = self._places.object(kind, name), label_of(kind, name)
-        if size < 0:
-            raise UsageError(f"{label}: a size of {size} bytes")
-        with self.translated(label):
+        with translated(self._places, label_of(kind, name)):
             self._look_for_changes()
-            if self._is_there(path, label, size):
-                return Upload(self, self._buffers, kind, name, size, None)
-            free = free_bytes(self._places.top)
-            if size > free:
-                raise StoreFull(
-                    f"{label}: {size} bytes are more than the {free} that are free on the "
-                    f"partner's disk; ask the partner to make room"
-                )
-            self._ledger.reserve(label, size, self._day(), is_admin=is_admin)
-            with self._number_lock:
-                self._uploads_begun += 1
-                number = self._uploads_begun
-            temporary = f"{self._places.incoming}/{os.getpid()}-{number}"
-            return Upload(self, self._buffers, kind, name, size, temporary)
+            return self._intake.begin(kind, name, size, is_admin=is_admin)
 
     def open_object(self, kind: str, name: str) -> OpenObject:
         """Open an object for reading, a damaged one too while no good one has been put.
@@ -143,13 +120,13 @@ class Depot:
             ObjectCorrupt: something else than a plain file stands for it.
         """
         path, label = self._places.object(kind, name), label_of(kind, name)
-        with self.translated(label):
+        with translated(self._places, label):
             try:
-                return _open(path, label)
+                return open_plain(path, label)
             except FileNotFoundError:
                 # Most of a damaged pack is sound, and its reader verifies every block.
                 for damaged in self._places.find_aside(ROTTEN, kind, name):
-                    return _open(damaged.path, label)
+                    return open_plain(damaged.path, label)
                 raise
 
     def size(self, kind: str, name: str) -> int:
@@ -159,13 +136,13 @@ class Depot:
             ObjectNotFound: no such object, or it was found damaged: it should be put again.
         """
         path, label = self._places.object(kind, name), label_of(kind, name)
-        with self.translated(label):
-            return _plain_size(os.lstat(path), label)
+        with translated(self._places, label):
+            return plain_size(os.lstat(path), label)
 
     def list(self, kind: str) -> Iterator[Listed]:
         """Yield every whole object of *kind* but the damaged, in the order of their names."""
         check(kind, "0" * 64)
-        with self.translated(f"{kind}/"):
+        with translated(self._places, f"{kind}/"):
             for folder in self._places.folders_of(kind):
                 found = [Listed(s.name, s.size) for s in self._places.list_objects(kind, folder)]
                 yield from sorted(found)
@@ -179,16 +156,87 @@ class Depot:
             ObjectNotFound: no such object.
         """
         path, label = self._places.object(kind, name), label_of(kind, name)
-        with self.translated(label), self._moving:
-            size = os.lstat(path).st_size
+        with translated(self._places, label), self._moving:
+            try:
+                size = os.lstat(path).st_size
+            except FileNotFoundError:
+                # Nobody needs to put it again, so nobody need hear that it is damaged.
+                if not self._places.find_aside(ROTTEN, kind, name):
+                    raise
+                self._scrub.let_go(kind, name, self._trash)
+                return
             if kind == LOCKS:
                 os.unlink(path)
-            else:
-                target = self._places.aside(TRASH, kind, name, self.clock.now_ns())
-                if not durable.move_new(path, target):
-                    raise StoreUnavailable(f"{label}: is being deleted by somebody else")
-                self._ledger.trashed(size)
+            elif not self._trash.take_in(kind, name, path, size):
+                raise StoreUnavailable(f"{label}: is being deleted by somebody else")
             self._ledger.gone(size)
+
+    # --- the trash --------------------------------------------------------------
+
+    def trash(self) -> Iterator[Trashed]:
+        """Yield what was deleted and can still be had back."""
+        with translated(self._places, TRASH):
+            yield from self._trash.contents()
+
+    def undelete(
+        self, names: Collection[str] | None = None, *, since_ns: int | None = None
+    ) -> Undeleted:
+        """Restore what was deleted: of *names* (hex) only, and since *since_ns* (wall clock) only.
+
+        Never refused for the quota: what is over it then keeps puts out, no more.
+        """
+        with translated(self._places, TRASH):
+            undeleted = self._trash.undelete(names, since_ns)
+            self._say_changed()
+            return undeleted
+
+    def empty_trash(self, limit: int = EMPTY_LIMIT) -> Emptied:
+        """Delete for good what has been in the trash for the agreed time, by our own clock.
+
+        Nothing while the clock is not believed.  *limit* keeps one call short.
+        """
+        with translated(self._places, TRASH):
+            return self._trash.empty(limit)
+
+    def confirm_clock(self) -> ClockJump | None:
+        """Have a person's word that the clock is right now; return the jump it had made."""
+        with translated(self._places, CLOCK_FILE):
+            return self.clock.confirm()
+
+    # --- keeping it sound -------------------------------------------------------
+
+    def scrub_step(self, limit: int = SCRUB_STEP_LEN) -> ScrubStep:
+        """Read and hash about *limit* bytes more; wait :meth:`scrub_pause_s` after it."""
+        with translated(self._places, "scrub"):
+            return self._scrub.step(limit)
+
+    def scrub_pause_s(self, step: ScrubStep) -> float:
+        """Return how long to wait before the next step."""
+        return self._scrub.pause_s(step)
+
+    def scrub_state(self) -> ScrubState:
+        """Return where the scrub is."""
+        return self._scrub.state()
+
+    def findings(self) -> list[Finding]:  # type: ignore[valid-type]  # list() is a method here
+        """Return what was found damaged and has not been put again yet."""
+        with translated(self._places, ROTTEN):
+            return self._scrub.findings()
+
+    def prove(self, name: str, question: bytes) -> bytes:
+        """Return the keyed BLAKE3 of the pack *name* under *question*, read from the disk.
+
+        Raises:
+            ObjectNotFound: no such pack, or it was found damaged.
+            UsageError: *question* has not 32 bytes.
+        """
+        path, label = self._places.object(PACKS, name), label_of(PACKS, name)
+        with translated(self._places, label):
+            fd, size = open_plain(path, label)
+            try:
+                return answer(label, fd, size, question)
+            finally:
+                os.close(fd)
 
     # --- the config -------------------------------------------------------------
 
@@ -199,8 +247,8 @@ class Depot:
             ObjectNotFound: there is none.
             ObjectCorrupt: it is longer than any config.
         """
-        with self.translated(CONFIG):
-            fd, size = _open(self._places.config, CONFIG)
+        with translated(self._places, CONFIG):
+            fd, size = open_plain(self._places.config, CONFIG)
             try:
                 if size > CONFIG_LEN_MAX:
                     raise ObjectCorrupt(f"config: {size} bytes, expected {CONFIG_LEN_MAX} at most")
@@ -216,7 +264,7 @@ class Depot:
         """
         if len(data) > CONFIG_LEN_MAX:
             raise StoreError(f"config: {len(data)} bytes, expected {CONFIG_LEN_MAX} at most")
-        with self.translated(CONFIG):
+        with translated(self._places, CONFIG):
             if durable.write_new(self._places.config, [memoryview(data)]):
                 with self._ledger.lock:
                     self._ledger.count.used += len(data)
@@ -242,76 +290,19 @@ class Depot:
 
     def usage(self) -> Usage:
         """Return what is used and what is left."""
-        with self.translated(str(self.folder)):
+        with translated(self._places, str(self.folder)):
             self._look_for_changes()
-            return self._ledger.usage(self._day(), free_bytes(self._places.top))
+            return self._ledger.usage(day_of(self.clock), free_bytes(self._places.top))
 
     def close(self) -> None:
         """Let another process serve this partner.  May be called again."""
+        with suppress(OSError):  # where the scrub was is not worth an error
+            self._scrub.close()
         fd, self._in_use_fd = self._in_use_fd, -1
         if fd >= 0:
             os.close(fd)
 
-    # --- what uploads need ------------------------------------------------------
-
-    def publish(self, upload: Upload) -> Receipt:
-        """See :class:`~coopfs.server.upload.Desk`."""
-        path = self._places.object(upload.kind, upload.name)
-        is_new = False
-        if upload.temporary is not None:
-            # Together, so that a recount finds the object once, in the sum or on the disk.
-            with self._ledger.lock:
-                is_new = durable.link_new(upload.temporary, path)
-                if is_new:
-                    self._ledger.put(upload.size, self._day())
-        if not is_new:
-            if not self._is_there(path, upload.label, upload.size):
-                raise StoreUnavailable(
-                    f"{upload.label}: was deleted by somebody while it was being put; put it again"
-                )
-            # Linked by a server that was killed before its last step, or brought by hand.
-            durable.sync_file(path)
-        durable.sync_folder(os.path.dirname(path))
-        return Receipt(
-            upload.kind, ObjectId(bytes.fromhex(upload.name)), upload.size, self.clock.wall_ns()
-        )
-
-    def close_upload(self, upload: Upload) -> None:
-        """See :class:`~coopfs.server.upload.Desk`."""
-        if upload.temporary is not None:
-            self._ledger.release(upload.size)
-
-    @contextmanager
-    def translated(self, label: str) -> Iterator[None]:
-        """See :class:`~coopfs.server.upload.Desk`."""
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError) as exc:
-            if not os.path.isdir(self._places.objects):
-                raise StoreUnavailable(
-                    f"{label}: the folder of this store is gone; is the server's disk mounted?"
-                ) from exc
-            raise ObjectNotFound(f"{label}: there is no such object") from exc
-        except OSError as exc:
-            raise store_error(exc, label, self._places.top) from exc
-
     # --- within -----------------------------------------------------------------
-
-    def _day(self) -> int:
-        return self.clock.now_ns() // DAY_NS
-
-    def _is_there(self, path: str, label: str, size: int) -> bool:
-        """Tell whether the object is there; ObjectCorrupt if it has another size."""
-        try:
-            found = _plain_size(os.lstat(path), label)
-        except FileNotFoundError:
-            return False
-        if found != size:
-            raise ObjectCorrupt(
-                f"{label}: the store holds {found} bytes under this name where {size} belong; "
-                f'nothing was overwritten; run "coopfs check"'
-            )
-        return True
 
     def _become_server(self) -> None:
         fd = durable.open_lock(os.path.join(self._places.top, _IN_USE))
@@ -334,6 +325,12 @@ class Depot:
         if self._change() != self._seen_change:
             self._recount()
 
+    def _say_changed(self) -> None:
+        """Have the server count again, if that is another process."""
+        if self._in_use_fd < 0:
+            durable.replace(self._changed, b"")
+            self._seen_change = self._change()
+
     def _change(self) -> tuple[int, int] | None:
         try:
             status = os.stat(self._changed)
@@ -345,24 +342,6 @@ class Depot:
         """Count what is on the disk."""
         # First, so that a change while we count is seen the next time.
         self._seen_change = self._change()
-        day = self._day()
+        day = day_of(self.clock)
         with self._moving, self._ledger.lock:
             self._ledger.count = take_census(self._places, day, self.clock.wall_of(day * DAY_NS))
-
-
-def _open(path: str, label: str) -> OpenObject:
-    fd = os.open(path, READ_FLAGS)
-    try:
-        return OpenObject(fd, _plain_size(os.fstat(fd), label))
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def _plain_size(status: os.stat_result, label: str) -> int:
-    if not stat.S_ISREG(status.st_mode):
-        raise ObjectCorrupt(
-            f"{label}: not a plain file on the server (mode {status.st_mode:o}); "
-            f"ask the partner to remove it"
-        )
-    return status.st_size

@@ -121,6 +121,13 @@ class Exchange:
         yield from self._flush()
         self.is_whole = True
 
+    def answer_length(self, size: int) -> Steps:
+        """Answer a HEAD: what a GET would bring has *size* bytes."""
+        head = self._begin(HTTPStatus.OK, _length(size, OCTETS))
+        yield from self._send(memoryview(head))
+        yield from self._flush()
+        self.is_whole = True
+
     def refuse(self, refused: Refused) -> Steps:
         """Send the answer to a request that is not carried out."""
         text = (refused.text + "\n").encode()

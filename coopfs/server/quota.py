@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from coopfs.errors import StoreFull
+from coopfs.server.clock import ClockWatch
 
 ADMIN_EXTRA: Final = 20  # the admin key may go one part in so many (5 %) over the quota
 # The trash takes a quarter of the quota without counting against it: about what a
@@ -18,6 +19,11 @@ ADMIN_EXTRA: Final = 20  # the admin key may go one part in so many (5 %) over t
 TRASH_PART: Final = 4
 UNLIMITED: Final = 1 << 62  # bytes left where no quota was set
 DAY_NS: Final = 24 * 3600 * 10**9
+
+
+def day_of(clock: ClockWatch) -> int:
+    """Return the number of the day (UTC) it is, by depot time."""
+    return clock.now_ns() // DAY_NS
 
 
 class Terms(Protocol):
@@ -137,11 +143,23 @@ class Ledger:
             self.count.objects -= 1
             self.count.used -= size
 
-    def trashed(self, size: int) -> None:
-        """Count a file that has come into the trash (a negative size: that has left it)."""
+    def back(self, size: int) -> None:
+        """Count an object that has come back from the trash; it was put on another day."""
         with self.lock:
-            self.count.trash_objects += 1 if size >= 0 else -1
+            self.count.objects += 1
+            self.count.used += size
+
+    def trashed(self, size: int, objects: int = 1) -> None:
+        """Count what has come into the trash, or (negative) has left it."""
+        with self.lock:
+            self.count.trash_objects += objects
             self.count.trash_used += size
+
+    def rotted(self, size: int, objects: int = 1) -> None:
+        """Count what was moved aside as damaged, or (negative) is let go of."""
+        with self.lock:
+            self.count.rotten_objects += objects
+            self.count.rotten_used += size
 
     def usage(self, day: int, disk_free: int) -> Usage:
         """Return the sums as they are now."""
