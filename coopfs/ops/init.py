@@ -63,7 +63,7 @@ from coopfs.format.records import Enrolment, encode_enrolment
 from coopfs.format.snapshot import check_label
 from coopfs.format.wrapping import KeyPurpose, Secrets
 from coopfs.ids import ARCHIVE_ID_LEN, ArchiveId, short_hex
-from coopfs.ops.owner import place_of
+from coopfs.ops.owner import introduce_owner, place_of
 from coopfs.store.base import Kind, Store
 from coopfs.store.open import absolute_address, create_store, open_store
 
@@ -121,6 +121,7 @@ def init_archive(
     ring = load_keyring(dirs, settings, passphrase)
     try:
         with _begun_store(address) as store:
+            introduce_owner(store, ring)
             config = _found(store, ring, request.chunker)
             kit = make_kit(dirs, settings, config, ring)
             if request.recovery_kit is not None and not _is_written(kit, request.recovery_kit):

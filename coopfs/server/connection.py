@@ -215,9 +215,7 @@ async def _read_some(wire: Wire) -> bytes:
 _OTHER_SCRATCH = memoryview(bytearray(RECV_LEN))
 
 
-async def _answer(
-    floor: Floor, wire: Wire, head: Head, rest: bytes, find: FindVisitor
-) -> Exchange:
+async def _answer(floor: Floor, wire: Wire, head: Head, rest: bytes, find: FindVisitor) -> Exchange:
     """Answer one request; the exchange tells how that went."""
     began = time.monotonic()
     body_len = head.body_len()

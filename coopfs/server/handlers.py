@@ -249,9 +249,7 @@ def refusal_of(exc: CoopfsError, visitor: Visitor) -> Refused:
     match exc:
         case StoreFull():
             left = visitor.desk.depot.usage().left
-            return Refused(
-                HTTPStatus.INSUFFICIENT_STORAGE, text, ((LEFT_HEADER, str(left)),)
-            )
+            return Refused(HTTPStatus.INSUFFICIENT_STORAGE, text, ((LEFT_HEADER, str(left)),))
         case ObjectNotFound():
             return Refused(HTTPStatus.NOT_FOUND, text)
         case StoreDenied():
@@ -263,5 +261,3 @@ def refusal_of(exc: CoopfsError, visitor: Visitor) -> Refused:
         case UsageError():
             return Refused(HTTPStatus.BAD_REQUEST, text)
     return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, text)
-
-
