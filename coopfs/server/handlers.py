@@ -225,8 +225,8 @@ def _delete(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
 
 
 def _keep_config(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
-    raise Refused(HTTPStatus.FORBIDDEN, "the config is never deleted and never replaced")
-    yield  # a generator, as all of these
+    refused = Refused(HTTPStatus.FORBIDDEN, "the config is never deleted and never replaced")
+    yield from exchange.refuse(refused)
 
 
 _CONFIG_METHODS: Final = {
@@ -249,9 +249,7 @@ def refusal_of(exc: CoopfsError, visitor: Visitor) -> Refused:
     match exc:
         case StoreFull():
             left = visitor.desk.depot.usage().left
-            return Refused(
-                HTTPStatus.INSUFFICIENT_STORAGE, text, ((LEFT_HEADER, str(left)),)
-            )
+            return Refused(HTTPStatus.INSUFFICIENT_STORAGE, text, ((LEFT_HEADER, str(left)),))
         case ObjectNotFound():
             return Refused(HTTPStatus.NOT_FOUND, text)
         case StoreDenied():
@@ -263,5 +261,3 @@ def refusal_of(exc: CoopfsError, visitor: Visitor) -> Refused:
         case UsageError():
             return Refused(HTTPStatus.BAD_REQUEST, text)
     return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, text)
-
-

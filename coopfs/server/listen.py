@@ -20,7 +20,9 @@ from coopfs.errors import CoopfsError, UsageError
 
 BACKLOG: Final = 128
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
-_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>\d{1,5})")
+_HOST_PORT = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>\d{1,5})"
+)
 
 
 class Purpose(Enum):
@@ -45,8 +47,10 @@ class Listener:
         name = self.sock.getsockname()
         if self.sock.family == socket.AF_UNIX:
             return f"unix:{os.fsdecode(name)}"
-        return f"[{name[0]}]:{name[1]}" if self.sock.family == socket.AF_INET6 else (
-            f"{name[0]}:{name[1]}"
+        return (
+            f"[{name[0]}]:{name[1]}"
+            if self.sock.family == socket.AF_INET6
+            else (f"{name[0]}:{name[1]}")
         )
 
 
@@ -66,9 +70,7 @@ def listen(address: str, purpose: Purpose) -> list[Listener]:
         raise UsageError(f"{address!r}: expected HOST:PORT, [IPV6]:PORT or unix:PATH to listen on")
     host, port = match["v6"] or match["host"] or None, int(match["port"])
     try:
-        found = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as exc:
         raise CoopfsError(f"{address}: no address of this machine: {exc.strerror}") from exc
     listeners: list[Listener] = []
@@ -134,7 +136,9 @@ def _check_is_local(where: str, address: str, purpose: Purpose) -> None:
 
 
 def _listen_tcp(
-    family: int, where: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes], address: str
+    family: int,
+    where: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes],
+    address: str,
 ) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -40,7 +40,7 @@ _TARGET = re.compile(
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
 
 
-class Refused(Exception):  # noqa: N818  # an answer, not a mistake
+class Refused(Exception):
     """The request is answered with *status* and a line of text."""
 
     def __init__(
@@ -87,9 +87,7 @@ class Head:
     @classmethod
     def of(cls, event: h11.Request) -> Head:
         """Return what h11 has read."""
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers
-        }
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
         method = event.method.decode("latin-1")
         return cls(method, event.target, headers, event.http_version == b"1.1")
 
