@@ -63,6 +63,7 @@ from coopfs.format.records import Enrolment, encode_enrolment
 from coopfs.format.snapshot import check_label
 from coopfs.format.wrapping import KeyPurpose, Secrets
 from coopfs.ids import ARCHIVE_ID_LEN, ArchiveId, short_hex
+from coopfs.ops.owner import place_of
 from coopfs.store.base import Kind, Store
 from coopfs.store.open import absolute_address, create_store, open_store
 
@@ -121,7 +122,7 @@ def init_archive(
     try:
         with _begun_store(address) as store:
             config = _found(store, ring, request.chunker)
-            kit = make_kit(settings, config, ring)
+            kit = make_kit(dirs, settings, config, ring)
             if request.recovery_kit is not None and not _is_written(kit, request.recovery_kit):
                 write_kit(kit, request.recovery_kit)
             _write_records(store, settings, config, ring)
@@ -134,8 +135,15 @@ def init_archive(
     return InitResult(settings, config, kit, is_wrapped(dirs, settings), is_resumed)
 
 
-def make_kit(settings: ArchiveSettings, config: ArchiveConfig, ring: KeyRing) -> RecoveryKit:
-    """Return the kit for the keys that are on this machine (WrongKey, ConfigError)."""
+def make_kit(
+    dirs: Dirs, settings: ArchiveSettings, config: ArchiveConfig, ring: KeyRing
+) -> RecoveryKit:
+    """Return the kit for the keys that are on this machine.
+
+    Raises:
+        WrongKey, ConfigError: the admin key cannot be read.
+        NotFound, FormatUnsupported: the partner whose store it is cannot be looked up.
+    """
     admin = ring.admin()
     return RecoveryKit(
         name=settings.name,
@@ -145,6 +153,7 @@ def make_kit(settings: ArchiveSettings, config: ArchiveConfig, ring: KeyRing) ->
         created_ns=config.created_ns,
         archive_key=ring.keys.archive_key,
         admin_key=admin.seed if admin else None,
+        partner=place_of(dirs, settings.store),
     )
 
 

@@ -35,6 +35,7 @@ class PartnerSettings:
     name: str  # also the first part of the path of every request
     writers: tuple[str, ...] = ()  # certificates in PEM: put, get, list
     admins: tuple[str, ...] = ()  # certificates in PEM: may delete, too
+    diallers: tuple[str, ...] = ()  # certificates in PEM: may leave lines here, nothing else
     quota_bytes: int = 0  # 0: whatever the disk holds
     per_day_bytes: int = 0  # 0: no limit of its own
     retention_days: int = RETENTION_DAYS  # how long what was deleted stays in the trash
@@ -53,6 +54,16 @@ class PartnerSettings:
         """SHA-256 of the admins' certificates (DER), in hex."""
         return frozenset(map(pin_of_pem, self.admins))
 
+    @cached_property
+    def dialler_pins(self) -> frozenset[str]:
+        """SHA-256 of the certificates (DER) of those who dial in, in hex."""
+        return frozenset(map(pin_of_pem, self.diallers))
+
+    @property
+    def pins(self) -> frozenset[str]:
+        """SHA-256 of every certificate of the partner."""
+        return self.writer_pins | self.admin_pins | self.dialler_pins
+
     def check(self) -> PartnerSettings:
         """Return the settings if they make sense.
 
@@ -60,10 +71,12 @@ class PartnerSettings:
             UsageError: what does not.
         """
         check_partner_name(self.name)
-        for pem in (*self.writers, *self.admins):
+        for pem in (*self.writers, *self.admins, *self.diallers):
             pin_of_pem(pem)
         if both := self.writer_pins & self.admin_pins:
             raise UsageError(f"certificate {min(both)[:16]}… is a writer's and an admin's at once")
+        if both := self.dialler_pins & (self.writer_pins | self.admin_pins):
+            raise UsageError(f"certificate {min(both)[:16]}… may dial in and come in at once")
         for what, count in (
             ("quota_bytes", self.quota_bytes),
             ("per_day_bytes", self.per_day_bytes),
@@ -137,7 +150,7 @@ def read_partners(
         path = partner_folder(root, name) / SETTINGS_FILE
         try:
             settings = _load(path, name)
-            for pin in settings.writer_pins | settings.admin_pins:
+            for pin in settings.pins:
                 if owner.setdefault(pin, name) != name:
                     # Whose objects would it be shown?
                     raise ConfigError(
@@ -188,6 +201,7 @@ _KEYS: Final[tuple[tuple[str, type, Any], ...]] = (
     ("send_rate", str, ""),
     ("writers", list, ()),
     ("admins", list, ()),
+    ("diallers", list, ()),
     ("writer_tokens", list, ()),
     ("admin_tokens", list, ()),
 )

@@ -27,9 +27,27 @@ class Scheme:
     create: Callable[[str], Store]  # as create_store()
 
 
+def _rest() -> Scheme:
+    from coopfs.store import rest, restaddress
+
+    return Scheme(restaddress.parse_address, rest.open_rest, rest.create_rest)
+
+
+def _coop() -> Scheme:
+    from coopfs.store import coop
+
+    return Scheme(coop.check_coop, coop.open_coop, coop.create_coop)
+
+
 # One line a scheme, lower-case: what imports its module, only when it is needed, and
 # says what is in there.  Folders are no business of this table.
-SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {}
+SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
+    "coop": _coop,
+    "rest": _rest,  # "rest:https://…", as restic writes it
+    "rest+http": _rest,
+    "rest+https": _rest,
+    "rest+http+unix": _rest,
+}
 
 # Schemes written with a colon alone: restic's and rclone's way.
 PREFIXES: Final = frozenset({"rest", "rclone"})
