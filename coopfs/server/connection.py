@@ -23,7 +23,7 @@ import trio
 from coopfs.server.exchange import Exchange, Need, Pause, Steps, run_on
 from coopfs.server.handlers import carry_out
 from coopfs.server.house import HouseSettings
-from coopfs.server.metrics import Metrics
+from coopfs.server.metrics import CONTENT_TYPE, Metrics, render_usages
 from coopfs.server.protocol import (
     HEAD_LEN_MAX,
     Head,
@@ -45,7 +45,7 @@ _NOTHING_HERE: Final = Refused(HTTPStatus.NOT_FOUND, "there is nothing here for 
 _SCRATCH = memoryview(bytearray(RECV_LEN))  # between two awaits only: the loop's
 
 
-class TooSlow(Exception):  # noqa: N818  # an answer, not a mistake
+class TooSlow(Exception):
     """The client took longer than it may; the message says for what."""
 
 
@@ -121,6 +121,31 @@ async def receive_local(floor: Floor, wire: Wire, source: str) -> None:
         return floor.partners.by_token(name, token)
 
     await converse(floor, wire, find, None, source)
+
+
+async def receive_metrics(floor: Floor, wire: Wire, source: str) -> None:
+    """Answer one question for figures, and close."""
+    try:
+        found = await read_head(floor, wire, b"")
+        if found is None:
+            return
+        exchange = Exchange(wire, found[0], 0, b"")
+        exchange.closes = True
+        if found[0].target != b"/metrics" or found[0].method not in ("GET", "HEAD"):
+            steps = exchange.refuse(Refused(HTTPStatus.NOT_FOUND, "here is GET /metrics"))
+        else:
+            desks = list(floor.partners.desks.values())
+            usages = await trio.to_thread.run_sync(render_usages, desks, limiter=floor.others)
+            text = floor.metrics.render(usages)
+            steps = exchange.answer(HTTPStatus.OK, text, content_type=CONTENT_TYPE)
+        await _drive(floor, exchange, steps, floor.others)
+    except Refused as exc:
+        await _refuse_at_once(floor, wire, exc)
+    except (ConnectionLost, TooSlow) as exc:
+        log.debug("%s: metrics: %s", source, exc)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
+            await wire.end(is_still_sending=False)
 
 
 async def converse(

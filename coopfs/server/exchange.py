@@ -76,11 +76,8 @@ class Exchange:
         scratch = memoryview(bytearray(RECV_LEN))
         filled = 0
         while filled < wanted:
-            if self.prefix:
-                count: int | None = min(len(self.prefix), wanted - filled)
-                buffer[filled : filled + count] = self.prefix[:count]
-                self.prefix = self.prefix[count:]
-            else:
+            count = self._take_prefix(buffer[filled:wanted])
+            if not count:
                 count = self.wire.read_into(buffer[filled:wanted], scratch)
             if count is None:
                 yield from self._wait(Need.READABLE)
@@ -92,6 +89,12 @@ class Exchange:
         self.body_left -= filled
         yield from self._pace(filled, buckets)
         return filled
+
+    def _take_prefix(self, view: memoryview) -> int | None:
+        count = min(len(self.prefix), len(view))
+        view[:count] = self.prefix[:count]
+        self.prefix = self.prefix[count:]
+        return count
 
     def receive_whole(self) -> Generator[Pause, None, bytes]:
         """Return a body whose length was found bearable before."""

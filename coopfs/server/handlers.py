@@ -225,8 +225,8 @@ def _delete(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
 
 
 def _keep_config(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
-    raise Refused(HTTPStatus.FORBIDDEN, "the config is never deleted and never replaced")
-    yield  # a generator, as all of these
+    refused = Refused(HTTPStatus.FORBIDDEN, "the config is never deleted and never replaced")
+    yield from exchange.refuse(refused)
 
 
 _CONFIG_METHODS: Final = {

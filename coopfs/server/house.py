@@ -30,7 +30,6 @@ class HouseSettings:
     idle_s: int = 600  # between two requests
     stall_s: int = 60  # without a byte where some should flow
     slow_bytes_per_s: int = 256  # less, over stall_s, counts as nothing
-    scrub_rate: int = 20_000_000  # bytes a second that are read again to find rot; 0: never
 
 
 def load_house(root: Path) -> HouseSettings:
@@ -51,14 +50,12 @@ def load_house(root: Path) -> HouseSettings:
     except ValueError as exc:  # not TOML, or not UTF-8
         raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(HouseSettings):
-        value = table.pop(field.name, field.default)
-        kind = type(field.default)
-        least = 0 if field.name == "scrub_rate" else 1
-        if type(value) is not kind or (kind is int and value < least):
-            words = "text" if kind is str else f"a whole number, {least} or more"
-            raise ConfigError(f"{path}: {field.name} is {value!r}; expected {words}")
-        values[field.name] = value
+    for name, default in dataclasses.asdict(HouseSettings()).items():
+        value = table.pop(name, default)
+        if type(value) is not type(default) or (type(value) is int and value < 1):
+            words = "text" if isinstance(default, str) else "a whole number, 1 or more"
+            raise ConfigError(f"{path}: {name} is {value!r}; expected {words}")
+        values[name] = value
     if table:
         raise ConfigError(f"{path}: unknown setting {min(table)!r}; see coopfs-config(5)")
     try:

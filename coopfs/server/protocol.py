@@ -40,7 +40,7 @@ _TARGET = re.compile(
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
 
 
-class Refused(Exception):  # noqa: N818  # an answer, not a mistake
+class Refused(Exception):
     """The request is answered with *status* and a line of text."""
 
     def __init__(

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -128,7 +128,7 @@ class Desk:
         """The partner's name."""
         return self.settings.name
 
-    def restoring(self) -> object:
+    def restoring(self) -> AbstractContextManager[None]:
         """See :meth:`House.restoring`."""
         return self._house.restoring()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 import trio
 
@@ -23,7 +23,7 @@ LINGER_LEN: Final = 64 << 20
 LINGER_S: Final = 5.0
 
 
-class ConnectionLost(Exception):  # noqa: N818  # not an error of ours: the other side went
+class ConnectionLost(Exception):
     """The other side is gone, or speaks no TLS; the message says which."""
 
 
@@ -57,7 +57,7 @@ class Wire:
                 return self.sock.recv_into(view)
             while True:
                 try:
-                    return self._tls.read(len(view), view)  # type: ignore[arg-type]  # any buffer
+                    return _read_tls(self._tls, view)
                 except ssl.SSLWantReadError:
                     received = self.sock.recv_into(scratch)
                     if not received:
@@ -81,7 +81,7 @@ class Wire:
         try:
             if self._tls is None:
                 return self.sock.send(data)
-            written = self._tls.write(data[:SEND_LEN])  # type: ignore[arg-type]  # any buffer
+            written = self._tls.write(data[:SEND_LEN])
         except (BlockingIOError, InterruptedError):
             return None
         except (OSError, ValueError) as exc:
@@ -188,6 +188,11 @@ class Wire:
             # It asks for the other side's goodbye, which nobody waits for.
             with suppress(ssl.SSLError):
                 self._tls.unwrap()
+
+
+def _read_tls(tls: ssl.SSLObject, view: memoryview) -> int:
+    # typeshed knows only the form that returns bytes.
+    return cast(int, tls.read(len(view), view))
 
 
 def lost(exc: Exception) -> ConnectionLost:
