@@ -32,6 +32,7 @@ from coopfs.format.invitation import (
 )
 from coopfs.identity import load_identity, make_identity
 from coopfs.ops.pairing import Paired, Terms, accept, default_root, invite, make_invitation
+from coopfs.server.dialling import load_dial_place
 from coopfs.server.settings import load_partners
 from coopfs.store import accepting
 from coopfs.store.partners import identity_path, load_access, partner_names
@@ -188,6 +189,34 @@ def test_a_partner_that_nobody_reaches_dials(anna: Side, berta: Side) -> None:
     assert load_access(anna.dirs, "berta") == here.access
     assert there.access.dials
     assert there.access.endpoint == anna.terms.endpoint
+    # berta's server dials, and anna's lets its certificate do that and nothing else.
+    place = load_dial_place(berta.terms.root, "anna")
+    assert place.endpoint == anna.terms.endpoint
+    assert place.certificate == there.access.certificate
+    granted = load_partners(anna.terms.root)["berta"]
+    assert granted.dialler_pins == {here.access.pin}
+    assert not granted.dialler_pins & (granted.writer_pins | granted.admin_pins)
+
+
+def test_a_partner_set_up_anew_keeps_what_is_held_for_it(
+    anna: Side, berta: Side, tmp_path: Path
+) -> None:
+    owner = make_identity()
+    with inviting(anna) as waiting:
+        terms = replace(berta.terms, owner_certificates=(owner.cert_pem,))
+        accept(berta.dirs, terms, waiting.invitation)
+        waiting.result()
+    before = load_partners(anna.terms.root)["berta"]
+    anew = side(tmp_path / "anew", "berta")
+    with inviting(replace_terms(anna, is_again=True, retention_days=1)) as waiting:
+        accept(anew.dirs, anew.terms, waiting.invitation)
+        waiting.result()
+    after = load_partners(anna.terms.root)["berta"]
+    assert after.admins == before.admins
+    assert after.writer_pins.isdisjoint(before.writer_pins)
+    assert after.retention_days == before.retention_days == 30
+    pin = load_identity(anew.terms.root / "identity.pem").pin
+    assert load_access(anna.dirs, "berta").pin == pin
 
 
 def test_each_side_may_choose_what_it_calls_the_other(anna: Side, berta: Side) -> None:

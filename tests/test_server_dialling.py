@@ -97,8 +97,9 @@ async def reachable(root: Path, dialler: Identity, port: int = 0) -> AsyncIterat
                 wire.close()
 
 
-async def echo(sock: socket.socket) -> None:
+async def echo(sock: socket.socket, source: str) -> None:
     """Stand for a server that has accepted a connection."""
+    assert source == "anna (dialled)"
     async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
         async for piece in stream:
             await stream.send_all(piece)
@@ -211,7 +212,7 @@ async def test_a_stranger_cannot_park_a_line(tmp_path: Path, berta: Identity) ->
 async def test_an_impostor_gets_no_line(tmp_path: Path, berta: Identity) -> None:
     served = []
 
-    async def accept(sock: socket.socket) -> None:
+    async def accept(sock: socket.socket, source: str) -> None:
         served.append(sock)
 
     with trio.fail_after(DEADLINE_S):

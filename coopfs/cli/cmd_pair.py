@@ -49,6 +49,11 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Where the partner reaches your server (default: what --listen says).",
         ),
         click.option(
+            "--again",
+            is_flag=True,
+            help="The partner, or this machine, was set up anew: keep what is held for it.",
+        ),
+        click.option(
             "--root",
             type=click.Path(path_type=Path),
             metavar="DIR",
@@ -173,6 +178,7 @@ def _terms(
     root: Path | None,
     recovery_kit: Path | None,
     address: str | None,
+    again: bool,
 ) -> Terms:
     from coopfs.cli.cmd_init import default_host
     from coopfs.cli.quantities import parse_days, parse_size
@@ -195,6 +201,7 @@ def _terms(
         retention_days=parse_days(retention, "--retention"),
         root=root.absolute() if root else default_root(ctx.dirs),
         owner_certificates=owners,
+        is_again=again,
     )
 
 

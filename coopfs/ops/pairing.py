@@ -30,8 +30,15 @@ from coopfs.format.invitation import (
     introduction_digest,
 )
 from coopfs.identity import Identity, load_or_make_identity, parse_certificate, pin_of
+from coopfs.server.dialling import DialPlace, remove_dial_place, save_dial_place
 from coopfs.server.inviting import listen_at, wait_for_partner
-from coopfs.server.settings import PartnerSettings, partner_folder, save_partner
+from coopfs.server.settings import (
+    SETTINGS_FILE,
+    PartnerSettings,
+    load_partner,
+    partner_folder,
+    save_partner,
+)
 from coopfs.store.accepting import Acceptance
 from coopfs.store.partners import (
     IDENTITY_FOLDER,
@@ -55,6 +62,7 @@ class Terms:
     retention_days: int  # how long what the partner deletes stays in its trash here
     root: Path  # of our server
     owner_certificates: tuple[str, ...] = ()  # PEM, of the archives' owner here
+    is_again: bool = False  # the partner was set up anew: it may have another certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +159,7 @@ def accept(dirs: Dirs, terms: Terms, invitation: Invitation) -> Paired:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(invitation.expires_s))
         raise UsageError(f"the invitation expired at {when}; ask for a new one")
     name = terms.partner or invitation.name
-    _check_free(dirs, terms.root, name, invitation.pin.hex())
+    _check_free(dirs, terms, name, invitation.pin.hex())
     ours = _introduction(dirs, terms, name)
     acceptance = Acceptance(invitation)
     try:
@@ -192,12 +200,15 @@ def _keep(dirs: Dirs, terms: Terms, name: str, told: Introduction, words: str) -
     writer = _pem(told.writer_certificate, "the partner's writer certificate")
     owners = tuple(_pem(der, "the partner's owner certificate") for der in told.owner_certificates)
     server = _pem(told.server_certificate, "the partner's server certificate")
-    granted = PartnerSettings(
-        name=name,
+    before = _before(terms, name)
+    granted = replace(
+        before,
         writers=(writer,),
-        admins=owners,
+        # Whoever was the owner of what lies here stays it, whatever else was lost.
+        admins=tuple(dict.fromkeys((*before.admins, *owners))),
+        diallers=() if told.endpoint else (server,),
         quota_bytes=terms.quota,
-        retention_days=terms.retention_days,
+        retention_days=max(terms.retention_days, before.retention_days if before.writers else 0),
     )
     access = PartnerAccess(
         name=name,
@@ -211,8 +222,19 @@ def _keep(dirs: Dirs, terms: Terms, name: str, told: Introduction, words: str) -
         dials=terms.endpoint is None,
     )
     save_partner(terms.root, granted)
+    if terms.endpoint is None and told.endpoint is not None:
+        save_dial_place(terms.root, DialPlace(name, told.endpoint, server))
+    else:
+        remove_dial_place(terms.root, name)
     save_access(dirs, access)
     return Paired(access, granted, words, is_confirmed=False)
+
+
+def _before(terms: Terms, name: str) -> PartnerSettings:
+    """Return what the partner may do here so far."""
+    if (partner_folder(terms.root, name) / SETTINGS_FILE).exists():
+        return load_partner(terms.root, name)
+    return PartnerSettings(name=name)
 
 
 def writer_identity_of(partner: str) -> str:
@@ -227,12 +249,14 @@ def dial_socket(root: Path, name: str) -> Path:
 
 def _free_name(dirs: Dirs, terms: Terms, told: Introduction) -> str:
     name = check_partner_name(terms.partner or told.name)
-    _check_free(dirs, terms.root, name, pin_of(told.server_certificate))
+    _check_free(dirs, terms, name, pin_of(told.server_certificate))
     return name
 
 
-def _check_free(dirs: Dirs, root: Path, name: str, pin: str) -> None:
+def _check_free(dirs: Dirs, terms: Terms, name: str, pin: str) -> None:
     """Refuse a name that is another partner's; the same partner may be introduced again."""
+    if terms.is_again:
+        return
     try:
         known = load_access(dirs, name)
     except NotFound:
@@ -241,13 +265,13 @@ def _check_free(dirs: Dirs, root: Path, name: str, pin: str) -> None:
         return
     if known is not None:
         taken = access_path(dirs, name)
-    elif (partner_folder(root, name)).exists():
-        taken = partner_folder(root, name)
+    elif partner_folder(terms.root, name).exists():
+        taken = partner_folder(terms.root, name)
     else:
         return
     raise UsageError(
         f"there is a partner called {name!r} already ({taken}); give this one another name with "
-        f'--name, or end the old partnership with "coopfs partner remove {name}"'
+        f"--name, or say --again if it is the same one, set up anew"
     )
 
 

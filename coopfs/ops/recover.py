@@ -153,19 +153,21 @@ def regain_access(
     )
     with CoopStore(access, owner, Patience.from_environment()) as store:
         store.enrol(ssl.PEM_cert_to_DER_cert(writer.cert_pem), Right.WRITER)
-        access = replace(access, **_promised(store.status()))
+        quota, retention_days = _promised(store.status())
+        access = replace(access, quota=quota, retention_days=retention_days)
     save_access(dirs, access)
     _wait_until_let_in(partner)
 
 
-def _promised(status: dict[str, Any]) -> dict[str, int]:
-    """Return what the status says of what pairing once agreed, as far as it makes sense."""
+def _promised(status: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Return quota and retention (days) as the status has them, None where it makes no sense."""
     usage = status.get("usage")
-    told = {
-        "quota": usage.get("quota") if type(usage) is dict else None,
-        "retention_days": status.get("retention_days"),
-    }
-    return {key: value for key, value in told.items() if type(value) is int and value >= 0}
+    quota = usage.get("quota") if type(usage) is dict else None
+    return _count(quota), _count(status.get("retention_days"))
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
 
 
 def _wait_until_let_in(partner: str) -> None:

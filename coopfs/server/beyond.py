@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
+from coopfs.server.enrolling import enrol
 from coopfs.server.exchange import Exchange, Handler, Steps
 from coopfs.server.protocol import JSON, Refused
-from coopfs.server.visitors import Visitor
+from coopfs.server.visitors import Role, Visitor
+
+log = logging.getLogger("coopfs.serve")
 
 
 def find_handler(method: str, name: str, visitor: Visitor) -> Handler:
@@ -50,6 +54,19 @@ def _status(exchange: Exchange, visitor: Visitor) -> Steps:
     )
 
 
+def _enrol(exchange: Exchange, visitor: Visitor) -> Steps:
+    yield from exchange.let_client_go_on()
+    body = yield from exchange.receive_whole()
+    root = visitor.desk.depot.folder.parent.parent
+    is_owner = visitor.role is Role.ADMIN
+    enrol(root, visitor.desk.name, body, is_owner=is_owner)
+    log.warning(
+        "%s: another certificate was let in, by the %s", visitor.desk.name, visitor.role.value
+    )
+    yield from exchange.answer(HTTPStatus.OK)
+
+
 _QUESTIONS: Final[dict[tuple[str, str], Callable[[Exchange, Visitor], Steps]]] = {
     ("GET", "status"): _status,
+    ("POST", "enrol"): _enrol,
 }

@@ -20,10 +20,12 @@ from typing import Final
 import h11
 import trio
 
+from coopfs.server.dialling import PROTOCOL
 from coopfs.server.exchange import Exchange, Need, Pause, Steps, run_on
 from coopfs.server.handlers import carry_out
 from coopfs.server.house import HouseSettings
 from coopfs.server.metrics import CONTENT_TYPE, Metrics, render_usages
+from coopfs.server.parked import ParkedLines
 from coopfs.server.protocol import (
     HEAD_LEN_MAX,
     Head,
@@ -31,7 +33,7 @@ from coopfs.server.protocol import (
     Target,
     parse_target,
 )
-from coopfs.server.visitors import Desk, Partners, Visitor
+from coopfs.server.visitors import Desk, Partners, Role, Visitor
 from coopfs.server.wire import RECV_LEN, ConnectionLost, Wire
 
 log = logging.getLogger("coopfs.serve")
@@ -56,6 +58,7 @@ class Floor:
     settings: HouseSettings
     partners: Partners
     metrics: Metrics
+    parked: ParkedLines | None = None  # lines of partners who dial in, while the server runs
     is_stopping: bool = False
     idle: set[trio.CancelScope] = field(default_factory=set)  # between two requests
     strangers: Counter[str] = field(default_factory=Counter)  # address -> not yet known
@@ -69,6 +72,8 @@ class Floor:
     def stop(self) -> None:
         """Let what is going on end, and nothing begin."""
         self.is_stopping = True
+        if self.parked is not None:
+            self.parked.stop()
         for scope in self.idle:
             scope.cancel()
 
@@ -98,6 +103,15 @@ async def receive_stranger(floor: Floor, wire: Wire, source: str) -> None:
         floor.metrics.handshakes_failed += 1
         log.info("%s: not let in: its certificate is nobody's", source)
         await wire.end(is_still_sending=False)
+        return
+
+    is_dialled = wire.protocol() == PROTOCOL
+    if is_dialled is not (visitor.role is Role.DIALLER) or (is_dialled and floor.parked is None):
+        log.info("%s: partner %s may not come in this way", source, visitor.desk.name)
+        await wire.end(is_still_sending=False)
+        return
+    if is_dialled and floor.parked is not None:
+        await floor.parked.park(visitor.desk.name, wire)
         return
 
     def find(head: Head) -> Visitor | None:

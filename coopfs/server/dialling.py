@@ -15,7 +15,6 @@ import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -45,8 +44,9 @@ _KEEPALIVE: Final = (
     (socket.TCP_KEEPCNT, 3),
 )
 
-Accept = Callable[[socket.socket], Awaitable[object]]  # serves a connection until it ends
-_log = logging.getLogger(__name__)
+# Serves a connected socket until it ends; the text is what the log calls the other end.
+Accept = Callable[[socket.socket, str], Awaitable[object]]
+_log = logging.getLogger("coopfs.serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,8 @@ async def _keep_line(
             _log.info("partner %s at %s: no line: %s", place.name, place.endpoint, reason)
             went = False
         if went:
-            nursery.start_soon(partial(_serve_line, stream, in_use, accept))
+            source = f"{place.name} (dialled)"
+            nursery.start_soon(_serve_line, stream, in_use, accept, source)
             continue
         # Half of it is luck: those cut off together do not come back together.
         await trio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - a pause, no secret
@@ -222,7 +223,10 @@ async def _await_go(stream: trio.SSLStream[trio.SocketStream]) -> bool:
 
 
 async def _serve_line(
-    stream: trio.SSLStream[trio.SocketStream], in_use: trio.CapacityLimiter, accept: Accept
+    stream: trio.SSLStream[trio.SocketStream],
+    in_use: trio.CapacityLimiter,
+    accept: Accept,
+    source: str,
 ) -> None:
     """Let our server have the line as if it had accepted it."""
     # It works on sockets: it gets one end of a pair, we carry bytes to the other.
@@ -230,7 +234,7 @@ async def _serve_line(
     async with in_use:
         near = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         async with near, trio.open_nursery() as nursery:
-            nursery.start_soon(accept, servers)
+            nursery.start_soon(accept, servers, source)
             await join(stream, near)
 
 

@@ -29,9 +29,11 @@ from coopfs.server.connection import (
     receive_metrics,
     receive_stranger,
 )
+from coopfs.server.dialling import PROTOCOL, keep_dialling
 from coopfs.server.house import load_house
 from coopfs.server.listen import Listener, Purpose, notify
 from coopfs.server.metrics import Metrics
+from coopfs.server.parked import ParkedLines
 from coopfs.server.visitors import House, Partners, changed_files
 from coopfs.server.wire import Wire
 
@@ -85,6 +87,9 @@ class Server:
                             duty.start_soon(self._accept, listener, connections)
                         duty.start_soon(self._look_after_settings)
                         duty.start_soon(duties.run, self.partners)
+                        root, identity = self._options.root, self._options.identity
+                        self.floor.parked = ParkedLines(root, connections)
+                        duty.start_soon(keep_dialling, root, identity, self.serve_socket)
                         started()
                         notify("READY=1")
                         await self._heed(signals)
@@ -166,6 +171,7 @@ class Server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols([PROTOCOL])  # others, or none, are passed over
         # No resumption: each connection shows that it still has a key that is still let in.
         context.num_tickets = 0
         if certificates := self.partners.certificates():
