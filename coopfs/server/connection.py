@@ -11,8 +11,8 @@ import binascii
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -24,6 +24,7 @@ from coopfs.server.exchange import Exchange, Need, Pause, Steps, run_on
 from coopfs.server.handlers import carry_out
 from coopfs.server.house import HouseSettings
 from coopfs.server.metrics import CONTENT_TYPE, Metrics, render_usages
+from coopfs.server.parked import ParkedLines
 from coopfs.server.protocol import (
     HEAD_LEN_MAX,
     Head,
@@ -31,7 +32,7 @@ from coopfs.server.protocol import (
     Target,
     parse_target,
 )
-from coopfs.server.visitors import Desk, Partners, Visitor
+from coopfs.server.visitors import Desk, Partners, Role, Visitor
 from coopfs.server.wire import RECV_LEN, ConnectionLost, Wire
 
 log = logging.getLogger("coopfs.serve")
@@ -56,6 +57,7 @@ class Floor:
     settings: HouseSettings
     partners: Partners
     metrics: Metrics
+    parked: ParkedLines | None = None  # while the server runs
     is_stopping: bool = False
     idle: set[trio.CancelScope] = field(default_factory=set)  # between two requests
     strangers: Counter[str] = field(default_factory=Counter)  # address -> not yet known
@@ -65,6 +67,16 @@ class Floor:
     others: trio.CapacityLimiter = field(
         default_factory=lambda: trio.CapacityLimiter(OTHER_THREADS)
     )
+
+    @contextmanager
+    def resting(self) -> Iterator[trio.CancelScope]:
+        """Have the block cancelled as soon as the server is to stop."""
+        with trio.CancelScope() as scope:
+            self.idle.add(scope)
+            try:
+                yield scope
+            finally:
+                self.idle.discard(scope)
 
     def stop(self) -> None:
         """Let what is going on end, and nothing begin."""
@@ -98,6 +110,15 @@ async def receive_stranger(floor: Floor, wire: Wire, source: str) -> None:
         floor.metrics.handshakes_failed += 1
         log.info("%s: not let in: its certificate is nobody's", source)
         await wire.end(is_still_sending=False)
+        return
+
+    if wire.protocol() is not None:
+        if visitor.role is Role.DIALLER and floor.parked is not None:
+            with floor.resting():
+                await floor.parked.park(visitor.desk.name, wire)
+        else:
+            log.info("%s: %s may not leave lines here", source, visitor.desk.name)
+            await wire.end(is_still_sending=False)
         return
 
     def find(head: Head) -> Visitor | None:
@@ -202,12 +223,9 @@ async def read_head(floor: Floor, wire: Wire, leftover: bytes) -> tuple[Head, by
     """
     data = leftover
     if not data:
-        with trio.move_on_after(floor.settings.idle_s) as scope:
-            floor.idle.add(scope)
-            try:
-                data = await _read_some(wire)
-            finally:
-                floor.idle.discard(scope)
+        with floor.resting() as scope:
+            scope.deadline = trio.current_time() + floor.settings.idle_s
+            data = await _read_some(wire)
         if not data:
             return None
     # A parser a request: the body goes past it, straight to its handler.
@@ -254,7 +272,7 @@ async def _answer(floor: Floor, wire: Wire, head: Head, rest: bytes, find: FindV
     else:
         name = visitor.desk.name
         visitor.desk.last_seen_ns = time.time_ns()
-        if target is None or target.partner != name:
+        if target is None or target.partner != name or visitor.role is Role.DIALLER:
             steps = exchange.refuse(_NOTHING_HERE)
         else:
             steps = carry_out(exchange, target, visitor)

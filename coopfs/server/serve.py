@@ -29,14 +29,17 @@ from coopfs.server.connection import (
     receive_metrics,
     receive_stranger,
 )
+from coopfs.server.dialling import PROTOCOL, keep_dialling
 from coopfs.server.house import load_house
 from coopfs.server.listen import Listener, Purpose, notify
 from coopfs.server.metrics import Metrics
+from coopfs.server.parked import ParkedLines
 from coopfs.server.visitors import House, Partners, changed_files
 from coopfs.server.wire import Wire
 
 log = logging.getLogger("coopfs.serve")
 
+IDENTITY_FILE: Final = "identity.pem"  # in the root
 GRACE_S: Final = 30.0  # what is going on may take this long once the server is to stop
 LOOK_S: Final = 1.0  # how often settings files are looked at
 ACCEPT_AT_ONCE: Final = 32  # then others have their turn on the loop
@@ -85,6 +88,8 @@ class Server:
                             duty.start_soon(self._accept, listener, connections)
                         duty.start_soon(self._look_after_settings)
                         duty.start_soon(duties.run, self.partners)
+                        self.floor.parked = ParkedLines(self._options.root, duty)
+                        duty.start_soon(self._dial)
                         started()
                         notify("READY=1")
                         await self._heed(signals)
@@ -100,6 +105,14 @@ class Server:
         same.  *source* is what the log calls it.
         """
         await self._serve(Purpose.PARTNERS, sock, source)
+
+    async def _dial(self) -> None:
+        """Serve the partners that cannot reach us, over lines that we dial."""
+
+        async def accept(sock: socket.socket) -> None:
+            await self.serve_socket(sock, "dialled line")
+
+        await keep_dialling(self._options.root, self._options.identity, accept)
 
     # --- connections ----------------------------------------------------------------
 
@@ -168,6 +181,7 @@ class Server:
         context.verify_mode = ssl.CERT_REQUIRED
         # No resumption: each connection shows that it still has a key that is still let in.
         context.num_tickets = 0
+        context.set_alpn_protocols([PROTOCOL])
         if certificates := self.partners.certificates():
             # Each is its own root, and names of roots are not told to strangers.
             context.load_verify_locations(cadata="\n".join(certificates))

@@ -41,6 +41,7 @@ class Role(Enum):
 
     WRITER = "writer"  # put, get, list; delete its own locks
     ADMIN = "admin"  # delete, too
+    DIALLER = "dialler"  # none of these: it leaves lines here, see parked.py
 
 
 class LockOwners:
@@ -205,7 +206,11 @@ class Partners:
         return [
             pem
             for desk in self.desks.values()
-            for pem in (*desk.settings.writers, *desk.settings.admins)
+            for pem in (
+                *desk.settings.writers,
+                *desk.settings.admins,
+                *desk.settings.diallers,
+            )
         ]
 
     def by_certificate(self, der: bytes | None) -> Visitor | None:
@@ -238,6 +243,7 @@ def _keys_of(
         settings = desk.settings
         by_key |= dict.fromkeys(settings.writer_pins, (desk, Role.WRITER))
         by_key |= dict.fromkeys(settings.admin_pins, (desk, Role.ADMIN))
+        by_key |= dict.fromkeys(settings.dialler_pins, (desk, Role.DIALLER))
         by_token |= dict.fromkeys(settings.writer_tokens, (desk, Role.WRITER))
         by_token |= dict.fromkeys(settings.admin_tokens, (desk, Role.ADMIN))
     return by_key, by_token

@@ -113,6 +113,10 @@ class Wire:
         """Return the DER of the certificate the other side proved to have the key of."""
         return None if self._tls is None else self._tls.getpeercert(binary_form=True)
 
+    def protocol(self) -> str | None:
+        """Return what was agreed to be spoken (ALPN), None: nothing, so HTTP."""
+        return None if self._tls is None else self._tls.selected_alpn_protocol()
+
     def close(self) -> None:
         """Let go of the socket at once."""
         self.sock.close()
