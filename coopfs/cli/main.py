@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "stats": "Say how much is stored, and how much was saved.",
     "key": "Change, show or take away the keys on this machine.",
     "writer": "Let another host write to the archive.",
+    "serve": "Keep partners' stores on this machine.",
     "pair": "Become partners with another machine: each keeps a store for the other.",
 }
 

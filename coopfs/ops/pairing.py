@@ -32,13 +32,8 @@ from coopfs.format.invitation import (
 from coopfs.identity import Identity, load_or_make_identity, parse_certificate, pin_of
 from coopfs.server.dialling import DialPlace, remove_dial_place, save_dial_place
 from coopfs.server.inviting import listen_at, wait_for_partner
-from coopfs.server.settings import (
-    SETTINGS_FILE,
-    PartnerSettings,
-    load_partner,
-    partner_folder,
-    save_partner,
-)
+from coopfs.server.serve import IDENTITY_FILE
+from coopfs.server.settings import PartnerSettings, change_partner, partner_folder
 from coopfs.store.accepting import Acceptance
 from coopfs.store.partners import (
     IDENTITY_FOLDER,
@@ -82,7 +77,7 @@ def default_root(dirs: Dirs) -> Path:
 
 def server_identity(root: Path) -> Identity:
     """Return the identity our server shows, made now if there is none (ConfigError)."""
-    return load_or_make_identity(root / "identity.pem")
+    return load_or_make_identity(root / IDENTITY_FILE)
 
 
 # --- the side that invites ----------------------------------------------------
@@ -200,16 +195,21 @@ def _keep(dirs: Dirs, terms: Terms, name: str, told: Introduction, words: str) -
     writer = _pem(told.writer_certificate, "the partner's writer certificate")
     owners = tuple(_pem(der, "the partner's owner certificate") for der in told.owner_certificates)
     server = _pem(told.server_certificate, "the partner's server certificate")
-    before = _before(terms, name)
-    granted = replace(
-        before,
-        writers=(writer,),
-        # Whoever was the owner of what lies here stays it, whatever else was lost.
-        admins=tuple(dict.fromkeys((*before.admins, *owners))),
-        diallers=() if told.endpoint else (server,),
-        quota_bytes=terms.quota,
-        retention_days=max(terms.retention_days, before.retention_days if before.writers else 0),
-    )
+
+    def grant(before: PartnerSettings) -> PartnerSettings:
+        return replace(
+            before,
+            writers=(writer,),
+            # Whoever was the owner of what lies here stays it, whatever else was lost.
+            admins=tuple(dict.fromkeys((*before.admins, *owners))),
+            diallers=() if told.endpoint else (server,),
+            quota_bytes=terms.quota,
+            # The partner may have relied on it.
+            retention_days=max(
+                terms.retention_days, before.retention_days if before.writers else 0
+            ),
+        )
+
     access = PartnerAccess(
         name=name,
         endpoint=told.endpoint,
@@ -221,20 +221,13 @@ def _keep(dirs: Dirs, terms: Terms, name: str, told: Introduction, words: str) -
         retention_days=told.retention_days,
         dials=terms.endpoint is None,
     )
-    save_partner(terms.root, granted)
+    granted = change_partner(terms.root, name, grant)
     if terms.endpoint is None and told.endpoint is not None:
         save_dial_place(terms.root, DialPlace(name, told.endpoint, server))
     else:
         remove_dial_place(terms.root, name)
     save_access(dirs, access)
     return Paired(access, granted, words, is_confirmed=False)
-
-
-def _before(terms: Terms, name: str) -> PartnerSettings:
-    """Return what the partner may do here so far."""
-    if (partner_folder(terms.root, name) / SETTINGS_FILE).exists():
-        return load_partner(terms.root, name)
-    return PartnerSettings(name=name)
 
 
 def writer_identity_of(partner: str) -> str:

@@ -11,8 +11,8 @@ import binascii
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -20,7 +20,6 @@ from typing import Final
 import h11
 import trio
 
-from coopfs.server.dialling import PROTOCOL
 from coopfs.server.exchange import Exchange, Need, Pause, Steps, run_on
 from coopfs.server.handlers import carry_out
 from coopfs.server.house import HouseSettings
@@ -58,7 +57,7 @@ class Floor:
     settings: HouseSettings
     partners: Partners
     metrics: Metrics
-    parked: ParkedLines | None = None  # lines of partners who dial in, while the server runs
+    parked: ParkedLines | None = None  # while the server runs
     is_stopping: bool = False
     idle: set[trio.CancelScope] = field(default_factory=set)  # between two requests
     strangers: Counter[str] = field(default_factory=Counter)  # address -> not yet known
@@ -69,11 +68,19 @@ class Floor:
         default_factory=lambda: trio.CapacityLimiter(OTHER_THREADS)
     )
 
+    @contextmanager
+    def resting(self) -> Iterator[trio.CancelScope]:
+        """Have the block cancelled as soon as the server is to stop."""
+        with trio.CancelScope() as scope:
+            self.idle.add(scope)
+            try:
+                yield scope
+            finally:
+                self.idle.discard(scope)
+
     def stop(self) -> None:
         """Let what is going on end, and nothing begin."""
         self.is_stopping = True
-        if self.parked is not None:
-            self.parked.stop()
         for scope in self.idle:
             scope.cancel()
 
@@ -105,13 +112,13 @@ async def receive_stranger(floor: Floor, wire: Wire, source: str) -> None:
         await wire.end(is_still_sending=False)
         return
 
-    is_dialled = wire.protocol() == PROTOCOL
-    if is_dialled is not (visitor.role is Role.DIALLER) or (is_dialled and floor.parked is None):
-        log.info("%s: partner %s may not come in this way", source, visitor.desk.name)
-        await wire.end(is_still_sending=False)
-        return
-    if is_dialled and floor.parked is not None:
-        await floor.parked.park(visitor.desk.name, wire)
+    if wire.protocol() is not None:
+        if visitor.role is Role.DIALLER and floor.parked is not None:
+            with floor.resting():
+                await floor.parked.park(visitor.desk.name, wire)
+        else:
+            log.info("%s: %s may not leave lines here", source, visitor.desk.name)
+            await wire.end(is_still_sending=False)
         return
 
     def find(head: Head) -> Visitor | None:
@@ -216,12 +223,9 @@ async def read_head(floor: Floor, wire: Wire, leftover: bytes) -> tuple[Head, by
     """
     data = leftover
     if not data:
-        with trio.move_on_after(floor.settings.idle_s) as scope:
-            floor.idle.add(scope)
-            try:
-                data = await _read_some(wire)
-            finally:
-                floor.idle.discard(scope)
+        with floor.resting() as scope:
+            scope.deadline = trio.current_time() + floor.settings.idle_s
+            data = await _read_some(wire)
         if not data:
             return None
     # A parser a request: the body goes past it, straight to its handler.
@@ -268,7 +272,7 @@ async def _answer(floor: Floor, wire: Wire, head: Head, rest: bytes, find: FindV
     else:
         name = visitor.desk.name
         visitor.desk.last_seen_ns = time.time_ns()
-        if target is None or target.partner != name:
+        if target is None or target.partner != name or visitor.role is Role.DIALLER:
             steps = exchange.refuse(_NOTHING_HERE)
         else:
             steps = carry_out(exchange, target, visitor)

@@ -7,7 +7,6 @@ is none, which is how the first one is made known.  coopfs-format(5), "Beyond RE
 from __future__ import annotations
 
 import ssl
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,16 +17,14 @@ from coopfs.format.invitation import CERTIFICATE_LEN_MAX
 from coopfs.identity import parse_certificate
 from coopfs.server.settings import (
     PartnerSettings,
-    load_partner,
+    change_partner,
     pin_of_pem,
     read_partners,
-    save_partner,
 )
 
 WRITER: Final = 1
 OWNER: Final = 2
 CERTIFICATES_MAX: Final = 64  # of one partner
-_settings_lock = threading.Lock()  # of all partners: reading and writing are one step
 
 
 def enrol(root: Path, name: str, body: bytes, *, is_owner: bool) -> PartnerSettings:
@@ -42,10 +39,9 @@ def enrol(root: Path, name: str, body: bytes, *, is_owner: bool) -> PartnerSetti
     """
     right, pem = _parse(body)
     pin = pin_of_pem(pem)
-    with _settings_lock:
-        settings = load_partner(root, name)
-        held = settings.writer_pins if right == WRITER else settings.admin_pins
-        if pin in held:
+
+    def add(settings: PartnerSettings) -> PartnerSettings:
+        if pin in (settings.writer_pins if right == WRITER else settings.admin_pins):
             return settings
         if not is_owner and (right == WRITER or settings.admins):
             raise StoreDenied(
@@ -60,11 +56,10 @@ def enrol(root: Path, name: str, body: bytes, *, is_owner: bool) -> PartnerSetti
                 f"{CERTIFICATES_MAX} certificates are let in already; have old ones removed"
             )
         if right == WRITER:
-            settings = replace(settings, writers=(*settings.writers, pem))
-        else:
-            settings = replace(settings, admins=(*settings.admins, pem))
-        save_partner(root, settings)
-        return settings
+            return replace(settings, writers=(*settings.writers, pem))
+        return replace(settings, admins=(*settings.admins, pem))
+
+    return change_partner(root, name, add)
 
 
 def _parse(body: bytes) -> tuple[int, str]:

@@ -11,8 +11,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,37 +48,13 @@ class ParkedLines:
     """The waiting lines of all partners; of one event loop."""
 
     def __init__(self, root: Path, nursery: trio.Nursery) -> None:
-        """*nursery* runs the sockets at which clients knock."""
+        """*nursery* runs the sockets at which clients knock, and what they then say."""
         self._root = root
         self._nursery = nursery
         self._partners: dict[str, _Partner] = {}
-        self._scopes: set[trio.CancelScope] = set()
-        self._is_over = False
-
-    def stop(self) -> None:
-        """Hang up all lines, and let nobody knock any more."""
-        self._is_over = True
-        for scope in self._scopes:
-            scope.cancel()
-
-    @contextmanager
-    def _until_stopped(self) -> Iterator[None]:
-        scope = trio.CancelScope()
-        self._scopes.add(scope)
-        try:
-            with scope:
-                if self._is_over:
-                    scope.cancel()
-                yield
-        finally:
-            self._scopes.discard(scope)
 
     async def park(self, name: str, wire: Wire) -> None:
         """Keep a line of the partner *name* until it was used or is lost; closes *wire*."""
-        with self._until_stopped():
-            await self._park(name, wire)
-
-    async def _park(self, name: str, wire: Wire) -> None:
         partner = self._partners.get(name)
         if partner is None:
             partner = self._partners[name] = _Partner()
@@ -131,11 +106,10 @@ class ParkedLines:
             task_status.started()
             return
         task_status.started()
-        with self._until_stopped():
-            await trio.serve_listeners(
-                partial(self._knock, partner),
-                [trio.SocketListener(trio.socket.from_stdlib_socket(listener))],
-            )
+        await trio.serve_listeners(
+            partial(self._knock, partner),
+            [trio.SocketListener(trio.socket.from_stdlib_socket(listener))],
+        )
 
     async def _knock(self, partner: _Partner, client: trio.SocketStream) -> None:
         """Give a client a line, or hang up when none comes."""

@@ -110,8 +110,6 @@ class Head:
         """
         if "transfer-encoding" in self.headers:
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "say the length of the body: Content-Length")
-        if self.method == "POST" and "content-length" not in self.headers:
-            raise Refused(HTTPStatus.LENGTH_REQUIRED, "a POST without a Content-Length")
         return int(self.headers.get("content-length", "0"))  # h11 has made sure of digits
 
 

@@ -39,6 +39,7 @@ from coopfs.server.wire import Wire
 
 log = logging.getLogger("coopfs.serve")
 
+IDENTITY_FILE: Final = "identity.pem"  # in the root
 GRACE_S: Final = 30.0  # what is going on may take this long once the server is to stop
 LOOK_S: Final = 1.0  # how often settings files are looked at
 ACCEPT_AT_ONCE: Final = 32  # then others have their turn on the loop
@@ -87,9 +88,8 @@ class Server:
                             duty.start_soon(self._accept, listener, connections)
                         duty.start_soon(self._look_after_settings)
                         duty.start_soon(duties.run, self.partners)
-                        root, identity = self._options.root, self._options.identity
-                        self.floor.parked = ParkedLines(root, connections)
-                        duty.start_soon(keep_dialling, root, identity, self.serve_socket)
+                        self.floor.parked = ParkedLines(self._options.root, duty)
+                        duty.start_soon(self._dial)
                         started()
                         notify("READY=1")
                         await self._heed(signals)
@@ -105,6 +105,10 @@ class Server:
         same.  *source* is what the log calls it.
         """
         await self._serve(Purpose.PARTNERS, sock, source)
+
+    async def _dial(self) -> None:
+        """Serve the partners that cannot reach us, over lines that we dial."""
+        await keep_dialling(self._options.root, self._options.identity, self.serve_socket)
 
     # --- connections ----------------------------------------------------------------
 
@@ -171,9 +175,9 @@ class Server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
-        context.set_alpn_protocols([PROTOCOL])  # others, or none, are passed over
         # No resumption: each connection shows that it still has a key that is still let in.
         context.num_tickets = 0
+        context.set_alpn_protocols([PROTOCOL])
         if certificates := self.partners.certificates():
             # Each is its own root, and names of roots are not told to strangers.
             context.load_verify_locations(cadata="\n".join(certificates))

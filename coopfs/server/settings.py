@@ -6,9 +6,12 @@ limit would be silently without effect.  coopfs-config(5), "The server's partner
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import re
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -169,6 +172,36 @@ def load_partner(root: Path, name: str) -> PartnerSettings:
         ConfigError, FormatUnsupported: as :func:`load_partners`; there is no such partner.
     """
     return _load(partner_folder(root, name) / SETTINGS_FILE, name)
+
+
+def change_partner(
+    root: Path, name: str, change: Callable[[PartnerSettings], PartnerSettings]
+) -> PartnerSettings:
+    """Save what *change* makes of a partner's settings, or of those of a new one; return it.
+
+    Raises:
+        UsageError: the outcome makes no sense.
+        ConfigError, FormatUnsupported: the file cannot be read or written.
+    """
+    check_partner_name(name)
+    folder = partner_folder(root, name)
+    make_private_folder(folder)
+    # Two commands at once must not undo each other.  The folder, not the file: that is replaced.
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        is_new = not (folder / SETTINGS_FILE).exists()
+        settings = change(PartnerSettings(name) if is_new else load_partner(root, name))
+        others, _ = read_partners(root)
+        for other in others.values():
+            if other.name != name and (both := other.pins & settings.pins):
+                raise UsageError(
+                    f"certificate {min(both)[:16]}… is partner {other.name!r}'s already"
+                )
+        save_partner(root, settings)
+        return settings
+    finally:
+        os.close(fd)
 
 
 def save_partner(root: Path, settings: PartnerSettings) -> None:

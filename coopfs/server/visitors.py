@@ -41,7 +41,7 @@ class Role(Enum):
 
     WRITER = "writer"  # put, get, list; delete its own locks
     ADMIN = "admin"  # delete, too
-    DIALLER = "dialler"  # leave lines here on which its own server is reached; nothing else
+    DIALLER = "dialler"  # none of these: it leaves lines here, see parked.py
 
 
 class LockOwners:

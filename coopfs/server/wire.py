@@ -114,7 +114,7 @@ class Wire:
         return None if self._tls is None else self._tls.getpeercert(binary_form=True)
 
     def protocol(self) -> str | None:
-        """Return what the other side said it wants to speak (ALPN), if we know it."""
+        """Return what was agreed to be spoken (ALPN), None: nothing, so HTTP."""
         return None if self._tls is None else self._tls.selected_alpn_protocol()
 
     def close(self) -> None:
