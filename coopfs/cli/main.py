@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "key": "Change, show or take away the keys on this machine.",
     "writer": "Let another host write to the archive.",
     "serve": "Keep partners' stores on this machine.",
+    "recover": "Set up on this machine what a lost one had: from the recovery kit.",
     "pair": "Become partners with another machine: each keeps a store for the other.",
 }
 

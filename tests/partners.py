@@ -1,0 +1,84 @@
+"""A partner for tests: a host with a server of its own on loopback."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hosts import Host
+from mounting import DEADLINE_S, command
+from servers import free_port
+
+GIB = 1 << 30
+
+
+class Partner(Host):
+    """One of the machines that become partners."""
+
+    def __init__(self, base: Path, name: str) -> None:
+        super().__init__(base, name)
+        self.port = free_port()
+        self.root = base / "served"
+
+    @property
+    def address(self) -> str:
+        """Where its server is."""
+        return f"127.0.0.1:{self.port}"
+
+    @contextmanager
+    def serving(self, *, is_reachable: bool = True) -> Iterator[subprocess.Popen[str]]:
+        """Run its server; an unreachable one listens where its partner never comes."""
+        listen = self.address if is_reachable else "127.0.0.1:0"
+        process = command(self, "serve", "--json", "--listen", listen, "--root", self.root)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, process.communicate(timeout=DEADLINE_S)
+            assert json.loads(line)["type"] == "listening"
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                _, log = process.communicate(timeout=DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        assert process.returncode in (0, 130), log
+
+    @contextmanager
+    def inviting(self, *args: object) -> Iterator[str]:
+        """Invite a partner; yields the code, and waits at the end until it was used."""
+        process = command(
+            self,
+            *("pair", "invite", "--json", "--as", self.name, "--root", self.root),
+            *("--listen", self.address, "--quota", "1G", "--retention", "30d"),
+            *args,
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, process.communicate(timeout=DEADLINE_S)
+            yield json.loads(line)["code"]
+            out, err = process.communicate(timeout=DEADLINE_S)
+            assert process.returncode == 0, err
+            self.paired: dict[str, Any] = json.loads(out.splitlines()[-1])
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+    def accept(self, code: str, *args: object) -> dict[str, Any]:
+        """Accept an invitation; returns what the command says."""
+        place = () if "--dial" in args else ("--listen", self.address)
+        ran = self.ok(
+            *("pair", "accept", code, "--json", "--as", self.name, "--root", self.root),
+            *("--quota", "2G", *place, *args),
+        )
+        facts: dict[str, Any] = ran.lines()[-1]
+        return facts
