@@ -18,7 +18,8 @@ from typing import Final, Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from coopfs.errors import UsageError
-from coopfs.store.http import Endpoint, Trust, pin_trust, public_trust
+from coopfs.store.http import Endpoint, HttpPool, Trust, pin_trust, public_trust, stall_s
+from coopfs.store.retry import Patience
 
 DEFAULT_PORT: Final = 8000  # rest-server's
 USERNAME_VARIABLE: Final = "COOPFS_REST_USERNAME"
@@ -47,6 +48,16 @@ class RestAddress:
         if self.endpoint.scheme == "http":
             return None
         return pin_trust(self.pin) if self.pin else public_trust(self.ca_file)
+
+    def connections(self, patience: Patience) -> HttpPool:
+        """Return connections to the server, not yet made (ConfigError)."""
+        return HttpPool(
+            self.endpoint,
+            self.shown,
+            trust=self.trust(),
+            headers=self.headers(),
+            stall_s=stall_s(patience),
+        )
 
     def headers(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the headers that say who we are; what the address lacks, *environ* may have."""
