@@ -72,6 +72,7 @@ class Server:
         self._options = options
         settings = load_house(options.root)
         self._house = House(settings)
+        self._house.reload_now = lambda: trio.from_thread.run(self._reload)
         self.partners = Partners(options.root, SigningKey(options.identity.seed), self._house)
         self.partners.reload()
         self.floor = Floor(settings, self.partners, Metrics())

@@ -78,6 +78,8 @@ class House:
     def __init__(self, settings: HouseSettings) -> None:
         self.receive = Bucket(Schedule.parse(settings.receive_rate))
         self.send = Bucket(Schedule.parse(settings.send_rate))
+        # For workers: have settings that were just saved hold, and return then.
+        self.reload_now: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._restores = 0  # going on at this moment
         self._quiet_since = 0.0
@@ -116,7 +118,7 @@ class Desk:
         self.settings = settings
         self.depot = Depot(root, settings)
         self.locks = LockOwners(partner_folder(root, settings.name) / LOCK_OWNERS, self.depot)
-        self._house = house
+        self.house = house
         self._receive = Bucket(Schedule.parse(settings.receive_rate))
         self._send = Bucket(Schedule.parse(settings.send_rate))
         self.receive_buckets = (self._receive, house.receive)
@@ -131,7 +133,7 @@ class Desk:
 
     def restoring(self) -> AbstractContextManager[None]:
         """See :meth:`House.restoring`."""
-        return self._house.restoring()
+        return self.house.restoring()
 
     def change(self, settings: PartnerSettings) -> None:
         """Have other settings hold from now on, for what goes on, too."""
