@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from coopfs import durable
-from coopfs.errors import ObjectCorrupt, StateBusy, StoreError, StoreUnavailable, UsageError
+from coopfs.errors import ObjectCorrupt, StateBusy, StoreError, UsageError
 from coopfs.objects import CONFIG, CONFIG_LEN_MAX
 from coopfs.oserrors import free_bytes
 from coopfs.server.census import settle, take_census
@@ -167,8 +167,8 @@ class Depot:
                 return
             if kind == LOCKS:
                 os.unlink(path)
-            elif not self._trash.take_in(kind, name, path, size):
-                raise StoreUnavailable(f"{label}: is being deleted by somebody else")
+            else:
+                self._trash.take_in(kind, name, path, size)
             self._ledger.gone(size)
 
     # --- the trash --------------------------------------------------------------

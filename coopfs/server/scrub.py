@@ -147,8 +147,8 @@ class Scrub:
         with self._moving:
             for aside in self._places.find_aside(ROTTEN, kind, name):
                 size = os.lstat(aside.path).st_size
-                if trash.take_in(kind, name, aside.path, size):
-                    self._ledger.rotted(-size, objects=-1)
+                trash.take_in(kind, name, aside.path, size)
+                self._ledger.rotted(-size, objects=-1)
 
     def step(self, limit: int) -> ScrubStep:
         """Read about *limit* bytes further; the caller waits :meth:`pause_s` after each step.

@@ -55,14 +55,14 @@ class Trash:
         self._places, self._ledger, self._clock = places, ledger, clock
         self._moving = moving
 
-    def take_in(self, kind: str, name: str, path: str, size: int) -> bool:
-        """Move the file *path* here, durably; return False if somebody else just did."""
+    def take_in(self, kind: str, name: str, path: str, size: int) -> None:
+        """Move the file *path* here, durably."""
         with self._moving:
-            target = self._places.aside(TRASH, kind, name, self._clock.now_ns())
-            is_new = durable.move_new(path, target)
-            if is_new:
-                self._ledger.trashed(size)
-            return is_new
+            since_ns = self._clock.now_ns()
+            # A copy may have come here at this very moment of a coarse clock.
+            while not durable.move_new(path, self._places.aside(TRASH, kind, name, since_ns)):
+                since_ns += 1
+            self._ledger.trashed(size)
 
     def drop(self, kind: str, name: str) -> None:
         """Let go of every copy of an object that has durably been put again."""
