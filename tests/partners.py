@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from hosts import Host
 from mounting import DEADLINE_S, command
@@ -29,6 +31,10 @@ class Partner(Host):
     def address(self) -> str:
         """Where its server is."""
         return f"127.0.0.1:{self.port}"
+
+    def as_environment(self) -> Any:
+        """Let this process find this host's folders, as a context manager."""
+        return mock.patch.dict(os.environ, self.environ)
 
     @contextmanager
     def serving(self, *, is_reachable: bool = True) -> Iterator[subprocess.Popen[str]]:

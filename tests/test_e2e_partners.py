@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mounting import mounted, needs_fuse
+from checked import no_passphrase
+from mounting import mounted, needs_fuse, wait_until
 from partners import GIB, Partner
 
+from coopfs.archive.keyring import load_keyring
 from coopfs.archive.kit import read_kit_file
+from coopfs.archive.settings import load_settings
+from coopfs.errors import StoreDenied
+from coopfs.ops.owner import lend_owner
 from coopfs.server.settings import load_partners
+from coopfs.store.base import Kind
+from coopfs.store.coop import open_coop
 
 PATIENCE = {"COOPFS_STORE_TIMEOUT": "20"}
 
@@ -172,14 +179,96 @@ def test_a_partner_who_dials_is_paired_anew_by_whoever_lost_everything(
         new.ok("snapshot", two.source(anna))
 
 
-def test_the_owner_alone_deletes(two: Two) -> None:
+def packs(partner: Partner, other: Partner) -> dict[str, bytes]:
+    """What *partner* keeps for the *other*, by name."""
+    folder = partner.root / "partners" / other.name / "objects" / "data"
+    return {path.name: path.read_bytes() for path in folder.rglob("?" * 64)}
+
+
+def test_the_owner_alone_deletes_and_anybody_takes_back(two: Two) -> None:
     anna, berta = two.anna, two.berta
     two.pair()
     with berta.serving():
         two.back_up(anna, berta)
-    granted = load_partners(berta.root)["anna"]
-    assert len(granted.admins) == 1
-    assert granted.admin_pins.isdisjoint(granted.writer_pins)
+        before = packs(berta, anna)
+        name = bytes.fromhex(min(before))
+        with anna.as_environment(), open_coop("coop://berta") as store:
+            with pytest.raises(StoreDenied, match="admin key"):
+                store.delete(Kind.DATA, name)
+            assert packs(berta, anna) == before
+            ring = load_keyring(anna.dirs, load_settings(anna.dirs, None), no_passphrase)
+            lend_owner(store, ring)
+            store.delete(Kind.DATA, name)
+            assert packs(berta, anna).keys() == before.keys() - {name.hex()}
+        ran = anna.run("check", "--read-data")
+        assert ran.code == 1
+        assert anna.ok("partner", "undelete", "berta", "--json").lines()[0]["objects"] == 1
+        assert packs(berta, anna) == before
+        anna.ok("check", "--read-data")
+
+
+def test_partners_see_what_they_hold_for_each_other(two: Two) -> None:
+    anna, berta = two.anna, two.berta
+    two.pair()
+    with berta.serving():
+        two.back_up(anna, berta)
+        size = sum(map(len, packs(berta, anna).values()))
+        status = anna.ok("partner", "status", "berta", "--json", "--root", anna.root).lines()[0]
+        assert status["status"]["used"] > size
+        assert status["status"]["quota"] == 2 * GIB
+        assert abs(status["contact"]["clock_ahead_ms"]) < 2000
+        shown = anna.ok("partner", "status", "berta", "--root", anna.root).out
+        assert "2.0 GiB" in shown
+    # Without a line the last word is shown, and what lies here.
+    (there,) = anna.ok("partner", "list", "--json", "--root", anna.root).lines()
+    assert there["contact"]["used"] == status["status"]["used"]
+    assert there["usage"]["used"] == 0
+    (here,) = berta.ok("partner", "list", "--json", "--root", berta.root).lines()
+    assert (here["partner"], here["usage"]["used"]) == ("anna", there["contact"]["used"])
+    table = berta.ok("partner", "list", "--root", berta.root).out.splitlines()
+    assert len(table) == 2
+    assert "2.0 GiB" in table[1]
+
+
+def test_terms_change_while_the_server_runs(two: Two) -> None:
+    anna, berta = two.anna, two.berta
+    two.pair()
+    root = ("--root", berta.root)
+    with berta.serving():
+        two.back_up(anna, berta)
+        berta.ok("partner", "set", "anna", "--quota", "1M", "--retention", "40d", *root)
+        wait_until(lambda: status_of(anna)["quota"] == 1 << 20, "the smaller quota")
+        assert status_of(anna)["retention_days"] == 40
+        make_source(two.base / "more", 7)
+        ran = anna.run("snapshot", two.base / "more")
+        assert (ran.code, "no room" in ran.err) == (1, True)
+        assert berta.run("partner", "set", "anna", "--retention", "10d", *root).code == 2
+        anna.ok("partner", "set", "berta", "--ask-retention", "50d")
+        assert status_of(anna)["retention_days"] == 50
+
+        until = berta.ok("partner", "leave", "anna", "--notice", "2w", "--json", *root).lines()[0]
+        wait_until(lambda: status_of(anna)["keeps_until"] == until["keeps_until"], "the notice")
+        ran = anna.run("snapshot", two.base / "more")
+        assert (ran.code, until["keeps_until"] in ran.err) == (1, True)
+        anna.ok("check", "--read-data")
+
+        ran = berta.run("partner", "remove", "anna", "--delete-data", *root)
+        assert (ran.code, "promised" in ran.err) == (2, True)
+        berta.ok("partner", "remove", "anna", *root)
+        wait_until(lambda: anna.run("partner", "status", "berta").code == 1, "the end")
+        assert packs(berta, anna)
+        berta.ok("partner", "remove", "anna", "--delete-data", "--yes", *root)
+        assert not (berta.root / "partners" / "anna").exists()
+    ran = anna.run("partner", "remove", "berta")
+    assert (ran.code, "lies at this partner's" in ran.err) == (2, True)
+    anna.ok("partner", "remove", "berta", "--yes", "--root", anna.root)
+    assert anna.run("snapshots").code == 1
+
+
+def status_of(partner: Partner) -> dict[str, Any]:
+    (line,) = partner.ok("partner", "status", "berta", "--json").lines()
+    status: dict[str, Any] = line["status"]
+    return status
 
 
 def test_a_kit_is_written_at_pairing_for_an_archive_that_is_there(two: Two, tmp_path: Path) -> None:
