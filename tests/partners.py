@@ -6,14 +6,16 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from unittest import mock
 
 from hosts import Host
-from mounting import DEADLINE_S, command
+from mounting import DEADLINE_S, ROOT, command
 from servers import free_port
 
 GIB = 1 << 30
@@ -37,25 +39,41 @@ class Partner(Host):
         return mock.patch.dict(os.environ, self.environ)
 
     @contextmanager
-    def serving(self, *, is_reachable: bool = True) -> Iterator[subprocess.Popen[str]]:
+    def serving(
+        self, *args: object, is_reachable: bool = True
+    ) -> Iterator[subprocess.Popen[str]]:
         """Run its server; an unreachable one listens where its partner never comes."""
         listen = self.address if is_reachable else "127.0.0.1:0"
-        process = command(self, "serve", "--json", "--listen", listen, "--root", self.root)
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, process.communicate(timeout=DEADLINE_S)
-            assert json.loads(line)["type"] == "listening"
-            yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+        line = ["serve", "--json", "--listen", listen, "--root", self.root, *args]
+        # Into a file: nobody reads a pipe meanwhile, and a full one would stop the server.
+        with tempfile.TemporaryFile("w+") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "coopfs.cli.main", *map(str, line)],
+                env={**os.environ, **self.environ, "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
             try:
-                _, log = process.communicate(timeout=DEADLINE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-        assert process.returncode in (0, 130), log
+                assert process.stdout is not None
+                said = process.stdout.readline()
+                assert said, self._ended(process, log)
+                assert json.loads(said)["type"] == "listening"
+                yield process
+            finally:
+                process.send_signal(signal.SIGTERM)
+                text = self._ended(process, log)
+            assert process.returncode in (0, 130), text
+
+    def _ended(self, process: subprocess.Popen[str], log: TextIO) -> str:
+        """Wait for the end of the server; return what it has logged."""
+        try:
+            process.communicate(timeout=DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        log.seek(0)
+        return log.read()
 
     @contextmanager
     def inviting(self, *args: object) -> Iterator[str]:

@@ -104,7 +104,7 @@ def is_let_in(name: str) -> bool:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Partner]:
     partner = Partner(tmp_path_factory.mktemp("client"), "anna")
-    environ = {**partner.environ, "COOPFS_STORE_TIMEOUT": "20"}
+    environ = {**partner.environ, "COOPFS_STORE_TIMEOUT": "60"}
     with mock.patch.dict(os.environ, environ):
         yield partner
 
@@ -144,9 +144,25 @@ class TestCoop(StoreSuite):
 
 
 class TestCoopDialled(StoreSuite):
+    """What the line could spoil; the rest is the server's, which is the same one."""
+
     @pytest.fixture
     def rig(self, dialled: Served) -> StoreRig:
         return dialled.rig()
+
+
+_OF_THE_LINE = {
+    "test_a_large_object_comes_back_whole",
+    "test_a_range_is_exact",
+    "test_a_listing_shows_every_object_with_its_size",
+    "test_many_threads_read_more_objects_than_are_kept_open",
+    "test_reading_while_deleting_gives_the_bytes_or_not_found",
+    "test_a_writer_killed_in_the_middle_leaves_no_half_object",
+}
+assert set(dir(StoreSuite)) >= _OF_THE_LINE
+for _name in dir(StoreSuite):
+    if _name.startswith("test_") and _name not in _OF_THE_LINE:
+        setattr(TestCoopDialled, _name, None)
 
 
 # --- identities -------------------------------------------------------------------
