@@ -110,6 +110,9 @@ class Server:
         """Let it fall silent, its connections open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self._process.pid}/task")
+        while any(") T" not in (task / "stat").read_text() for task in threads.iterdir()):
+            time.sleep(0.001)
 
     def go_on(self) -> None:
         """End a :meth:`pause`."""
