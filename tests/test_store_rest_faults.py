@@ -184,7 +184,16 @@ def test_a_server_that_falls_silent_is_given_up_on_and_used_when_it_is_back(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_what_hinders_a_connection_is_told_apart(tmp_path: Path) -> None:
+def test_what_hinders_a_connection_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(host: str, *args: object, **kwargs: object) -> object:
+        if host.endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(host, *args, **kwargs)
+
+    real: Callable[..., object] = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     addresses = {
         f"rest+http://127.0.0.1:{free_port()}/": "refused",
         "rest+http://no-such-host.invalid/": "name of the host",
