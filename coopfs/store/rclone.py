@@ -27,6 +27,7 @@ from coopfs.store.base import Payload
 from coopfs.store.http import Answer, Endpoint, HttpPool, stall_s
 from coopfs.store.rest import RestStore
 from coopfs.store.retry import Patience
+from coopfs.store.shown import shown_address
 
 _START_TIMEOUT_S: Final = 30.0  # some remotes are asked for a token before rclone listens
 _LOG_SHOWN: Final = 300  # characters of rclone's own words that a message repeats
@@ -76,9 +77,7 @@ def open_rclone(address: str) -> RestStore:
     """Open the store at *address*; rclone is started when it is first used (UsageError)."""
     patience = Patience.from_environment()
     remote = check_rclone(address)
-    # Connection strings (":sftp,user=ann,pass=…:path") hold secrets.
-    name, comma, _ = remote.partition(",")
-    shown = f"rclone:{name}{comma and ',…'}"
+    shown = shown_address(address)
     return RcloneStore(shown, RcloneServer(remote, shown, patience), "/", patience)
 
 
@@ -222,12 +221,21 @@ class RcloneServer:
             if time.monotonic() > deadline:
                 raise StoreUnavailable(
                     f"{self._shown}: rclone has not begun to serve within "
-                    f"{_START_TIMEOUT_S:.0f} s{_last_words(log)}"
+                    f"{_START_TIMEOUT_S:.0f} s{self._last_words(log)}"
                 )
             time.sleep(0.01)
         # Once it did serve: something that passes.  The first time: nothing that will.
         error = StoreUnavailable if self._has_served else StoreError
-        raise error(f"{self._shown}: rclone ended instead of serving it{_last_words(log)}")
+        raise error(f"{self._shown}: rclone ended instead of serving it{self._last_words(log)}")
+
+    def _last_words(self, log: int) -> str:
+        """Return the end of what rclone has logged, for a message, without its secrets."""
+        size = os.fstat(log).st_size
+        text = os.pread(log, _LOG_READ, max(0, size - _LOG_READ)).decode(errors="replace")
+        if options := self._remote.partition(",")[2]:
+            text = text.replace(options, "…")
+        said = " ".join(text.split())[-_LOG_SHOWN:]
+        return f": {said}" if said.isprintable() and said else ""
 
     def _stop(self) -> None:
         if self._pool is not None:
@@ -261,11 +269,3 @@ def _free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
-
-
-def _last_words(log: int) -> str:
-    """Return the end of what rclone has logged, for a message."""
-    size = os.fstat(log).st_size
-    text = os.pread(log, _LOG_READ, max(0, size - _LOG_READ)).decode(errors="replace")
-    said = " ".join(text.split())[-_LOG_SHOWN:]
-    return f": {said}" if said.isprintable() and said else ""

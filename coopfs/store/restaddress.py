@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 from coopfs.errors import UsageError
 from coopfs.store.http import Endpoint, HttpPool, Trust, pin_trust, public_trust, stall_s
 from coopfs.store.retry import Patience
+from coopfs.store.shown import shown_address
 
 DEFAULT_PORT: Final = 8000  # rest-server's
 USERNAME_VARIABLE: Final = "COOPFS_REST_USERNAME"
@@ -105,7 +106,7 @@ def parse_address(address: str) -> RestAddress:
     return RestAddress(
         endpoint,
         quote(f"/{path.strip('/')}/".replace("//", "/"), safe="/%!$&'()*+,;=:@~"),
-        _without_password(address, parts),
+        shown_address(address),
         user,
         unquote(parts.password) if parts.password is not None else None,
         **_options(parts.query, endpoint.scheme),
@@ -156,12 +157,3 @@ def _options(query: str, scheme: str) -> dict[str, str]:
             )
         return {"pin": pin}
     return {}
-
-
-def _without_password(address: str, parts: SplitResult) -> str:
-    if parts.password is None:
-        return address
-    start, _, rest = address.partition("://")
-    authority, slash, path = rest.partition("/")
-    userinfo, _, host = authority.rpartition("@")
-    return f"{start}://{userinfo.partition(':')[0]}:***@{host}{slash}{path}"
