@@ -390,9 +390,11 @@ def test_an_absurd_config_is_refused(lab: Lab) -> None:
 def test_leftovers_of_a_killed_server_are_swept_at_the_start(lab: Lab) -> None:
     (lab.folder / "incoming" / "1-1").write_bytes(b"half")
     (lab.folder / "objects" / f"{durable.TEMPORARY_PREFIX}1-abc").write_bytes(b"half a config")
+    (lab.folder / f"{durable.TEMPORARY_PREFIX}1-xyz").write_bytes(b"half a state")
 
     lab.restart()
 
+    assert not (lab.folder / f"{durable.TEMPORARY_PREFIX}1-xyz").exists()
     assert list((lab.folder / "incoming").iterdir()) == []
     assert sorted(p.name for p in (lab.folder / "objects").iterdir()) == sorted(KINDS)
 

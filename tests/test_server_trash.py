@@ -210,7 +210,6 @@ def test_what_was_deleted_since_a_time_can_be_had_back(lab: Lab) -> None:
 def test_an_object_that_was_put_again_is_not_touched(lab: Lab) -> None:
     data = some_bytes(1000)
     name = put(lab.depot, data)
-    (lab.folder / "trash" / "data" / name[:2]).mkdir(parents=True)
     copy = lab.folder / "trash" / "data" / name[:2] / f"{name}.1"
     shutil.copy(lab.path("data", name), copy)
     lab.restart()
@@ -261,7 +260,6 @@ def test_a_command_at_the_prompt_undeletes_and_the_server_counts_it(lab: Lab) ->
 
 def test_files_in_the_trash_that_are_none_of_ours_stay(lab: Lab) -> None:
     strange = lab.folder / "trash" / "data" / "aa"
-    strange.mkdir(parents=True)
     for name in ("README", "a" * 64, "a" * 64 + ".x", "a" * 64 + ".-5"):
         (strange / name).write_text("?")
     lab.clocks.pass_(100 * DAY_NS)

@@ -316,9 +316,10 @@ class Depot:
         # Nobody else uploads, so whatever is here was left by a server that was killed.
         for name in os.listdir(self._places.incoming):
             os.unlink(os.path.join(self._places.incoming, name))
-        for name in os.listdir(self._places.objects):
-            if name.startswith(durable.TEMPORARY_PREFIX):
-                os.unlink(os.path.join(self._places.objects, name))
+        for folder in (self._places.objects, self._places.top):
+            for name in os.listdir(folder):
+                if name.startswith(durable.TEMPORARY_PREFIX):
+                    os.unlink(os.path.join(folder, name))
 
     def _look_for_changes(self) -> None:
         """Count again if another process has changed something since."""
@@ -328,7 +329,9 @@ class Depot:
     def _say_changed(self) -> None:
         """Have the server count again, if that is another process."""
         if self._in_use_fd < 0:
-            durable.replace(self._changed, b"")
+            os.close(durable.open_lock(self._changed))  # made, if it is not there
+            now_ns = self.clock.wall_ns()
+            os.utime(self._changed, ns=(now_ns, now_ns))
             self._seen_change = self._change()
 
     def _change(self) -> tuple[int, int] | None:

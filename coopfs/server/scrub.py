@@ -282,7 +282,8 @@ class Scrub:
 
     def _save(self, state: ScrubState) -> None:
         self._state = state
-        durable.replace(self._path, json.dumps(asdict(state), indent=1).encode())
+        with suppress(OSError):  # a full disk; it costs reading some objects twice
+            durable.replace(self._path, json.dumps(asdict(state), indent=1).encode())
         self._saved_ns = self._clock.wall_ns()
         self._is_unsaved = False
 
