@@ -164,7 +164,7 @@ def test_moving_a_damaged_object_aside(tmp_path: Path) -> None:
         assert not is_stored(lab, crash.ROTTEN)
         put(lab.depot, crash.ROTTEN)
         assert read(lab.depot, "data", name_of(crash.ROTTEN)) == crash.ROTTEN
-        assert lab.depot.findings() == []
+        assert lab.depot.findings() == ()
         assert sums(lab.depot) == sums(lab.restart())
 
 

@@ -38,7 +38,7 @@ def test_a_pass_reads_everything_once(lab: Lab) -> None:
     assert sum(step.objects for step in steps) == 20
     assert max(step.bytes_read for step in steps) <= 3000
     assert len(steps) > 6
-    assert lab.depot.findings() == []
+    assert lab.depot.findings() == ()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -48,7 +48,7 @@ def test_a_flipped_bit_is_found(lab: Lab, kind: str) -> None:
     bad = names(lab.depot, kind)[2]
     rot(lab.path(kind, bad))
 
-    found = [finding for step in whole_pass(lab.depot) for finding in step.found]
+    found = tuple(finding for step in whole_pass(lab.depot) for finding in step.found)
 
     assert [(f.kind, f.name, f.size, f.found_ns) for f in found] == [
         (kind, bad, 5000, lab.clocks.wall)
@@ -72,7 +72,7 @@ def test_a_damaged_object_can_be_put_again_and_is_then_forgotten(lab: Lab) -> No
     assert (usage.used, usage.objects, usage.rotten_used, usage.rotten_objects) == (0, 0, 5000, 1)
     put(lab.depot, data)
 
-    assert lab.depot.findings() == []
+    assert lab.depot.findings() == ()
     assert read(lab.depot, "data", name) == data
     usage = lab.depot.usage()
     assert (usage.used, usage.objects, usage.rotten_used, usage.rotten_objects) == (5000, 1, 0, 0)
@@ -145,7 +145,7 @@ def test_deleting_a_damaged_object_ends_the_report(lab: Lab) -> None:
     whole_pass(lab.depot)
     lab.depot.delete("data", name)
 
-    assert lab.depot.findings() == []
+    assert lab.depot.findings() == ()
     assert [found.name for found in lab.depot.trash()] == [name]
     with pytest.raises(ObjectNotFound):
         lab.depot.open_object("data", name)

@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -95,7 +95,8 @@ class ClockWatch:
         """Keep the state in *path*, whose folder exists; the clocks are for tests."""
         self._path = path
         self._read_wall_ns, self._read_boot_ns, self._read_boot_id = wall_ns, boot_ns, boot_id
-        durable.sweep_temporaries(str(path.parent))
+        with suppress(OSError):  # not there yet, or not ours: nothing hangs on it
+            durable.sweep_temporaries(str(path.parent))
         self._lock = threading.Lock()
         self._version: tuple[int, int] | None = None  # inode and mtime of what was read
         self._state: _State | None = None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from coopfs.server.census import settle, take_census
 from coopfs.server.clock import ClockJump, ClockWatch
 from coopfs.server.faults import translated
 from coopfs.server.intake import Intake
+from coopfs.server.moving import Moving
 from coopfs.server.places import ROTTEN, TRASH, Places, check, label_of
 from coopfs.server.proofs import answer
 from coopfs.server.quota import DAY_NS, Ledger, Terms, Usage, day_of
@@ -38,7 +38,7 @@ LOCKS: Final = "locks"  # restic's own; the one kind that is really deleted
 PACKS: Final = "data"
 EMPTY_LIMIT: Final = 1000  # objects; a second on a hard disk
 SCRUB_STEP_LEN: Final = 16 << 20  # bytes; a pack, and some tenths of a second
-_IN_USE, _CHANGED = "in-use.lock", "changed"
+_IN_USE, _MOVING, _CHANGED = "in-use.lock", "moving.lock", "changed"
 
 
 class Listed(NamedTuple):
@@ -79,22 +79,26 @@ class Depot:
         self._ledger = Ledger(terms)
         self._changed = os.path.join(self._places.top, _CHANGED)
         self._seen_change: tuple[int, int] | None = None
-        # One at a time are moved, and none while a recount looks.  Taken before the ledger's.
-        self._moving = threading.RLock()
         self._in_use_fd = -1
         if terms.name in ("", ".", "..") or "/" in terms.name or "\0" in terms.name:
             raise UsageError(f"{terms.name!r}: not a name for a partner")
         with translated(self._places, str(self.folder)):
             self._places.make()
-            self.clock = clock or ClockWatch(Path(os.path.abspath(root)) / CLOCK_FILE)
-            self._trash = Trash(self._places, self._ledger, self.clock, self._moving)
-            self._scrub = Scrub(self._places, self._ledger, self.clock, self._moving)
-            self._intake = Intake(
-                self._places, self._ledger, self.clock, (self._trash.drop, self._scrub.drop)
-            )
-            if is_server:
-                self._become_server()
-            self._recount()
+            # Taken before the ledger's lock, wherever both are.
+            self._moving = Moving(os.path.join(self._places.top, _MOVING))
+        self.clock = clock or ClockWatch(Path(os.path.abspath(root)) / CLOCK_FILE)
+        self._trash = Trash(self._places, self._ledger, self.clock, self._moving)
+        self._scrub = Scrub(self._places, self._ledger, self.clock, self._moving)
+        others = (self._trash.drop, self._scrub.drop)
+        self._intake = Intake(self._places, self._ledger, self.clock, others)
+        try:
+            with translated(self._places, str(self.folder)):
+                if is_server:
+                    self._become_server()
+                self._recount()
+        except BaseException:
+            self.close()
+            raise
 
     # --- objects ----------------------------------------------------------------
 
@@ -218,10 +222,10 @@ class Depot:
         """Return where the scrub is."""
         return self._scrub.state()
 
-    def findings(self) -> list[Finding]:  # type: ignore[valid-type]  # list() is a method here
+    def findings(self) -> tuple[Finding, ...]:
         """Return what was found damaged and has not been put again yet."""
         with translated(self._places, ROTTEN):
-            return self._scrub.findings()
+            return tuple(self._scrub.findings())
 
     def prove(self, name: str, question: bytes) -> bytes:
         """Return the keyed BLAKE3 of the pack *name* under *question*, read from the disk.
@@ -298,6 +302,7 @@ class Depot:
         """Let another process serve this partner.  May be called again."""
         with suppress(OSError):  # where the scrub was is not worth an error
             self._scrub.close()
+        self._moving.close()
         fd, self._in_use_fd = self._in_use_fd, -1
         if fd >= 0:
             os.close(fd)
@@ -312,7 +317,8 @@ class Depot:
             os.close(fd)
             raise StateBusy(f"{self.folder}: another coopfs serve uses it") from exc
         self._in_use_fd = fd
-        settle(self._places)
+        with self._moving:
+            settle(self._places)
         # Nobody else uploads, so whatever is here was left by a server that was killed.
         for name in os.listdir(self._places.incoming):
             os.unlink(os.path.join(self._places.incoming, name))

@@ -21,6 +21,7 @@ from typing import Final
 from coopfs import durable
 from coopfs.objects import FANNED_OUT, KINDS, READ_FLAGS
 from coopfs.server.clock import NS, ClockWatch
+from coopfs.server.moving import Moving
 from coopfs.server.places import ROTTEN, Places
 from coopfs.server.quota import Ledger
 from coopfs.server.reading import drop_cached, read_into
@@ -103,9 +104,7 @@ def rate_for(used: int) -> int:
 class Scrub:
     """The scrub of one partner.  Thread-safe; raises OSError and translates nothing."""
 
-    def __init__(
-        self, places: Places, ledger: Ledger, clock: ClockWatch, moving: threading.RLock
-    ) -> None:
+    def __init__(self, places: Places, ledger: Ledger, clock: ClockWatch, moving: Moving) -> None:
         """Share the depot's *moving*: it is held while a file has two names."""
         self._places, self._ledger, self._clock = places, ledger, clock
         self._moving = moving

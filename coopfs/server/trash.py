@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 from coopfs import durable
 from coopfs.server.clock import ClockJump, ClockWatch
+from coopfs.server.moving import Moving
 from coopfs.server.places import TRASH, Aside, Places
 from coopfs.server.quota import DAY_NS, Ledger
 
@@ -48,9 +48,7 @@ class Emptied:
 class Trash:
     """The trash of one partner.  Raises OSError and translates nothing."""
 
-    def __init__(
-        self, places: Places, ledger: Ledger, clock: ClockWatch, moving: threading.RLock
-    ) -> None:
+    def __init__(self, places: Places, ledger: Ledger, clock: ClockWatch, moving: Moving) -> None:
         """Share the depot's *moving*: it is held while a file has two names."""
         self._places, self._ledger, self._clock = places, ledger, clock
         self._moving = moving
