@@ -162,7 +162,7 @@ class Depot:
         path, label = self._places.object(kind, name), label_of(kind, name)
         with translated(self._places, label), self._moving:
             try:
-                size = os.lstat(path).st_size
+                size = plain_size(os.lstat(path), label)
             except FileNotFoundError:
                 # Nobody needs to put it again, so nobody need hear that it is damaged.
                 if not self._places.find_aside(ROTTEN, kind, name):

@@ -133,13 +133,17 @@ class Trash:
                         linked.append(aside)
                         restored += status.st_size
                         self._ledger.back(status.st_size)
+                        self._ledger.trashed(-status.st_size, objects=-1)
                     elif os.path.samestat(status, os.lstat(f"{folder}/{aside.name}")):
-                        linked.append(aside)  # an undelete was killed just here
+                        # An undelete at the prompt was killed just here; it is counted
+                        # where its object's name is.
+                        linked.append(aside)
                     else:
                         there_already += 1
             durable.sync_folder(folder)
             for aside in linked:
-                self._unlink(aside)
+                with suppress(FileNotFoundError):  # no hard links here: it was renamed
+                    os.unlink(aside.path)
         return Undeleted(len(linked), restored, there_already)
 
     def _unlink(self, aside: Aside) -> int | None:
@@ -147,7 +151,7 @@ class Trash:
         try:
             size = os.lstat(aside.path).st_size
             os.unlink(aside.path)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):  # a stranger with such a name
             return None
         self._ledger.trashed(-size, objects=-1)
         return size
