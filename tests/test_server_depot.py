@@ -390,19 +390,32 @@ def test_an_absurd_config_is_refused(lab: Lab) -> None:
 def test_leftovers_of_a_killed_server_are_swept_at_the_start(lab: Lab) -> None:
     (lab.folder / "incoming" / "1-1").write_bytes(b"half")
     (lab.folder / "objects" / f"{durable.TEMPORARY_PREFIX}1-abc").write_bytes(b"half a config")
+    (lab.folder / f"{durable.TEMPORARY_PREFIX}1-xyz").write_bytes(b"half a state")
 
     lab.restart()
 
+    assert not (lab.folder / f"{durable.TEMPORARY_PREFIX}1-xyz").exists()
     assert list((lab.folder / "incoming").iterdir()) == []
     assert sorted(p.name for p in (lab.folder / "objects").iterdir()) == sorted(KINDS)
 
 
 def test_only_one_process_serves_a_partner(lab: Lab) -> None:
+    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(StateBusy, match="another coopfs serve"):
         lab.open()
+    assert len(os.listdir("/proc/self/fd")) == before
     lab.depot.close()
     lab.depot.close()
     lab.open().close()
+
+
+def test_a_closed_depot_moves_nothing(lab: Lab) -> None:
+    name = put(lab.depot, some_bytes(100))
+    lab.depot.close()
+    with pytest.raises(StoreUnavailable, match="not open any more"):
+        lab.depot.delete("data", name)
+
+    assert names(lab.open()) == [name]
 
 
 def test_a_command_at_the_prompt_leaves_uploads_alone(lab: Lab) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from depots import DAY_NS, Lab, name_of, names, put, read, rot, some_bytes, sums
 
-from coopfs.errors import ObjectNotFound
+from coopfs.errors import ObjectNotFound, StoreDenied
 from coopfs.server import scrub
 from coopfs.server.depot import Depot
 from coopfs.server.scrub import PASS_S, RATE_MAX, RATE_MIN, ScrubStep, rate_for
@@ -38,7 +40,7 @@ def test_a_pass_reads_everything_once(lab: Lab) -> None:
     assert sum(step.objects for step in steps) == 20
     assert max(step.bytes_read for step in steps) <= 3000
     assert len(steps) > 6
-    assert lab.depot.findings() == []
+    assert lab.depot.findings() == ()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -48,7 +50,7 @@ def test_a_flipped_bit_is_found(lab: Lab, kind: str) -> None:
     bad = names(lab.depot, kind)[2]
     rot(lab.path(kind, bad))
 
-    found = [finding for step in whole_pass(lab.depot) for finding in step.found]
+    found = tuple(finding for step in whole_pass(lab.depot) for finding in step.found)
 
     assert [(f.kind, f.name, f.size, f.found_ns) for f in found] == [
         (kind, bad, 5000, lab.clocks.wall)
@@ -72,7 +74,7 @@ def test_a_damaged_object_can_be_put_again_and_is_then_forgotten(lab: Lab) -> No
     assert (usage.used, usage.objects, usage.rotten_used, usage.rotten_objects) == (0, 0, 5000, 1)
     put(lab.depot, data)
 
-    assert lab.depot.findings() == []
+    assert lab.depot.findings() == ()
     assert read(lab.depot, "data", name) == data
     usage = lab.depot.usage()
     assert (usage.used, usage.objects, usage.rotten_used, usage.rotten_objects) == (5000, 1, 0, 0)
@@ -111,7 +113,7 @@ def test_an_object_that_cannot_be_read_is_found(lab: Lab, monkeypatch: pytest.Mo
     pread = os.pread
 
     def failing(fd: int, length: int, offset: int) -> bytes:
-        if os.readlink(f"/proc/self/fd/{fd}").endswith(bad):
+        if bad in os.readlink(f"/proc/self/fd/{fd}"):
             raise OSError(5, "Input/output error")
         return pread(fd, length, offset)
 
@@ -120,6 +122,81 @@ def test_an_object_that_cannot_be_read_is_found(lab: Lab, monkeypatch: pytest.Mo
 
     assert found == [bad]
     assert names(lab.depot) == [good]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN])
+def test_an_object_that_cannot_be_opened_is_found(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    bad = put(lab.depot, some_bytes(5000))
+    good = put(lab.depot, some_bytes(5000, seed=1))
+    break_open(monkeypatch, bad, number)
+    found = [finding.name for step in whole_pass(lab.depot) for finding in step.found]
+
+    assert found == [bad]
+    assert names(lab.depot) == [good]
+
+
+def break_open(monkeypatch: pytest.MonkeyPatch, bad: str, number: int) -> None:
+    real = os.open
+
+    def failing(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if bad in os.fspath(path):
+            raise OSError(number, os.strerror(number))
+        return real(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", failing)
+
+
+def test_what_may_not_be_opened_is_an_error_and_the_rest_goes_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that runs as the wrong user must not call everything damaged."""
+    for number in range(5):
+        put(lab.depot, some_bytes(1000, seed=number))
+    closed = names(lab.depot)[2]
+    break_open(monkeypatch, closed, errno.EACCES)
+
+    with pytest.raises(StoreDenied):
+        whole_pass(lab.depot)
+    steps = whole_pass(lab.depot)
+
+    assert sum(step.objects for step in steps) == 2
+    assert [step.found for step in steps if step.found] == []
+    assert len(names(lab.depot)) == 5
+
+
+def test_what_a_loose_cable_took_away_comes_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [some_bytes(5000, seed=number) for number in range(3)]
+    for piece in data:
+        put(lab.depot, piece)
+    before = sums(lab.depot)
+
+    def failing(fd: int, length: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", failing)
+    whole_pass(lab.depot)
+    monkeypatch.undo()
+    assert names(lab.depot) == []
+    assert len(lab.depot.findings()) == 3
+    lab.clocks.pass_(PASS_S * 10**9)
+    whole_pass(lab.depot)
+
+    assert lab.depot.findings() == ()
+    assert [read(lab.depot, "data", name_of(piece)) for piece in data] == data
+    assert sums(lab.depot) == before
+    assert sums(lab.restart()) == before
+
+
+def test_many_small_objects_are_many_steps(lab: Lab) -> None:
+    for number in range(scrub.OBJECTS_MAX + 1):
+        put(lab.depot, some_bytes(10, seed=number))
+
+    step = lab.depot.scrub_step()
+
+    assert (step.objects, step.is_pass_done) == (scrub.OBJECTS_MAX, False)
+    assert lab.depot.scrub_pause_s(step) == scrub.OBJECTS_MAX * scrub.OBJECT_S
 
 
 def test_a_passing_fault_is_no_finding(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +222,7 @@ def test_deleting_a_damaged_object_ends_the_report(lab: Lab) -> None:
     whole_pass(lab.depot)
     lab.depot.delete("data", name)
 
-    assert lab.depot.findings() == []
+    assert lab.depot.findings() == ()
     assert [found.name for found in lab.depot.trash()] == [name]
     with pytest.raises(ObjectNotFound):
         lab.depot.open_object("data", name)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from depots import DAY_NS, Agreed, Lab, name_of, names, put, read, some_bytes, sums
 
-from coopfs.errors import ObjectNotFound, StoreUnavailable
+from coopfs.errors import ObjectCorrupt, ObjectNotFound, StoreUnavailable
 
 KINDS = ("data", "index", "snapshots", "keys")
 
@@ -210,7 +211,6 @@ def test_what_was_deleted_since_a_time_can_be_had_back(lab: Lab) -> None:
 def test_an_object_that_was_put_again_is_not_touched(lab: Lab) -> None:
     data = some_bytes(1000)
     name = put(lab.depot, data)
-    (lab.folder / "trash" / "data" / name[:2]).mkdir(parents=True)
     copy = lab.folder / "trash" / "data" / name[:2] / f"{name}.1"
     shutil.copy(lab.path("data", name), copy)
     lab.restart()
@@ -261,7 +261,6 @@ def test_a_command_at_the_prompt_undeletes_and_the_server_counts_it(lab: Lab) ->
 
 def test_files_in_the_trash_that_are_none_of_ours_stay(lab: Lab) -> None:
     strange = lab.folder / "trash" / "data" / "aa"
-    strange.mkdir(parents=True)
     for name in ("README", "a" * 64, "a" * 64 + ".x", "a" * 64 + ".-5"):
         (strange / name).write_text("?")
     lab.clocks.pass_(100 * DAY_NS)
@@ -312,3 +311,55 @@ def test_a_copy_of_the_folder_made_of_hard_links_confuses_nothing(lab: Lab) -> N
     assert (usage.used, usage.trash_used) == (1000, 2000)
     assert names(lab.depot) == [kept]
     assert trashed(lab) == [gone]
+
+
+def test_sums_are_right_where_there_are_no_hard_links(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    first, second = some_bytes(1000), some_bytes(2000)
+    for data in (first, second):
+        put(lab.depot, data)
+        lab.depot.delete("data", name_of(data))
+    assert sums(lab.depot) == sums(lab.restart())
+
+    assert lab.depot.undelete([name_of(first)]).objects == 1
+    put(lab.depot, second)
+
+    usage = lab.depot.usage()
+    assert (usage.objects, usage.used, usage.trash_objects, usage.trash_used) == (2, 3000, 0, 0)
+    assert sums(lab.depot) == sums(lab.restart())
+    assert read(lab.depot, "data", name_of(first)) == first
+
+
+def test_what_an_undelete_killed_at_the_prompt_left_is_finished_and_counted_once(
+    lab: Lab,
+) -> None:
+    data = some_bytes(1000)
+    name = put(lab.depot, data)
+    lab.depot.delete("data", name)
+    (copy,) = (lab.folder / "trash" / "data" / name[:2]).iterdir()
+    os.link(copy, lab.path("data", name))
+    lab.open(is_server=False).undelete([])  # has the server count again
+
+    assert lab.depot.usage().used == 1000
+    assert lab.depot.undelete().objects == 1
+    assert not copy.exists()
+    usage = lab.depot.usage()
+    assert (usage.objects, usage.used, usage.trash_objects, usage.trash_used) == (1, 1000, 0, 0)
+
+
+def test_a_folder_with_the_name_of_an_object_is_left_alone(lab: Lab) -> None:
+    lab.path("data", "a" * 64).mkdir()
+    with pytest.raises(ObjectCorrupt, match="not a plain file"):
+        lab.depot.delete("data", "a" * 64)
+    (lab.folder / "trash" / "data" / "bb" / ("b" * 64 + ".1")).mkdir()
+    name = put(lab.depot, some_bytes(100))
+    lab.depot.delete("data", name)
+    lab.clocks.pass_(31 * DAY_NS)
+
+    assert lab.depot.empty_trash().objects == 1
+    assert lab.path("data", "a" * 64).is_dir()
