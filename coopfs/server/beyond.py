@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 from coopfs.errors import ObjectCorrupt, UsageError
 from coopfs.format import encoding
@@ -20,6 +20,7 @@ from coopfs.ids import ID_LEN
 from coopfs.server.enrolling import enrol
 from coopfs.server.exchange import Exchange, Handler, Pause, Steps
 from coopfs.server.protocol import JSON, OCTETS, Refused
+from coopfs.server.scrub import Finding
 from coopfs.server.visitors import Role, Visitor
 
 FINDINGS_MAX: Final = 1000  # in one answer; "damaged" says how many there are
@@ -43,7 +44,7 @@ def find_handler(method: str, name: str, visitor: Visitor) -> Handler:
 
 def _status(exchange: Exchange, visitor: Visitor) -> Steps:
     depot, settings = visitor.desk.depot, visitor.desk.settings
-    findings = depot.findings()
+    findings = cast(list[Finding], depot.findings())  # the depot's own list() hides the type
     jump = depot.clock.jump()
     status = {
         "partner": settings.name,

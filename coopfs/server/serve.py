@@ -77,6 +77,7 @@ class Server:
         self.partners.reload()
         self.floor = Floor(settings, self.partners, Metrics())
         self._contexts = self._make_contexts()
+        self._reloading = trio.Lock()
 
     async def run(self, started: Callable[[], None]) -> None:
         """Serve until a signal says stop; *started* is called once all is ready."""
@@ -205,7 +206,12 @@ class Server:
 
     async def _reload(self) -> None:
         """Have what the settings files say now hold; what is wrong in them holds nothing up."""
-        notify("RELOADING=1")
+        async with self._reloading:
+            notify("RELOADING=1")
+            await self._read_settings()
+            notify("READY=1")
+
+    async def _read_settings(self) -> None:
         try:
             settings = await trio.to_thread.run_sync(load_house, self._options.root)
             self._house.change(settings)
@@ -217,7 +223,6 @@ class Server:
             self._contexts = self._make_contexts()
         except CoopfsError as exc:
             log.error("%s; what held before still holds", exc)
-        notify("READY=1")
 
     def _wind_up(self, connections: trio.Nursery) -> None:
         """Let requests that are going on end, for a while."""
