@@ -84,6 +84,11 @@ class House:
         self._restores = 0  # going on at this moment
         self._quiet_since = 0.0
 
+    @property
+    def restores(self) -> int:
+        """How many restores go on at this moment."""
+        return self._restores
+
     def change(self, settings: HouseSettings) -> None:
         """Keep to other rates from now on."""
         self.receive.change(Schedule.parse(settings.receive_rate))
