@@ -51,7 +51,7 @@ def _status(exchange: Exchange, visitor: Visitor) -> Steps:
         "role": visitor.role.value,
         "time_ns": time.time_ns(),
         **dataclasses.asdict(depot.usage()),
-        "restores": visitor.desk.house.restores,
+        "uploads_make_way": visitor.desk.house.uploads_make_way,
         "retention_days": settings.retention_days,
         "receive_rate": settings.receive_rate,
         "send_rate": settings.send_rate,

@@ -68,8 +68,11 @@ class Server:
 
         Raises:
             ConfigError: the settings, or the certificate for restic, cannot be used.
+            StateBusy: another server serves these partners.
         """
         self._options = options
+        # First: what changes while we read is read again.
+        self._has_changed = changed_files(options.root)
         settings = load_house(options.root)
         self._house = House(settings)
         self._house.reload_now = lambda: trio.from_thread.run(self._reload)
@@ -197,11 +200,10 @@ class Server:
 
     async def _look_after_settings(self) -> None:
         """Notice changed settings, and the end of restores."""
-        has_changed = await trio.to_thread.run_sync(changed_files, self._options.root)
         while True:
             await trio.sleep(LOOK_S)
             self._house.settle()
-            if await trio.to_thread.run_sync(has_changed):
+            if await trio.to_thread.run_sync(self._has_changed):
                 await self._reload()
 
     async def _reload(self) -> None:
