@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 from coopfs.errors import ObjectCorrupt, StoreDenied, UsageError
 from coopfs.format import encoding
@@ -20,6 +20,7 @@ from coopfs.ids import ID_LEN
 from coopfs.server.enrolling import enrol
 from coopfs.server.exchange import Exchange, Handler, Pause, Steps
 from coopfs.server.protocol import JSON, OCTETS, Refused
+from coopfs.server.scrub import Finding
 from coopfs.server.settings import RETENTION_DAYS_MAX, change_partner
 from coopfs.server.visitors import Role, Visitor
 
@@ -44,13 +45,14 @@ def find_handler(method: str, name: str, visitor: Visitor) -> Handler:
 
 def _status(exchange: Exchange, visitor: Visitor) -> Steps:
     depot, settings = visitor.desk.depot, visitor.desk.settings
-    findings = depot.findings()
+    findings = cast(list[Finding], depot.findings())  # the depot's own list() hides the type
     jump = depot.clock.jump()
     status = {
         "partner": settings.name,
         "role": visitor.role.value,
         "time_ns": time.time_ns(),
         **dataclasses.asdict(depot.usage()),
+        "uploads_make_way": visitor.desk.house.uploads_make_way,
         "retention_days": settings.retention_days,
         "keeps_until": settings.keeps_until or None,
         "receive_rate": settings.receive_rate,

@@ -26,6 +26,7 @@ from coopfs.server.house import HouseSettings
 from coopfs.server.metrics import CONTENT_TYPE, Metrics, render_usages
 from coopfs.server.parked import ParkedLines
 from coopfs.server.protocol import (
+    CHUNKED_LEN_MAX,
     HEAD_LEN_MAX,
     Head,
     Refused,
@@ -231,20 +232,36 @@ async def read_head(floor: Floor, wire: Wire, leftover: bytes) -> tuple[Head, by
     # A parser a request: the body goes past it, straight to its handler.
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LEN_MAX)
     with trio.move_on_after(floor.settings.head_s):
-        while True:
-            try:
-                parser.receive_data(data)
-                event = parser.next_event()
-            except h11.RemoteProtocolError as exc:
-                raise Refused(HTTPStatus(exc.error_status_hint), f"no request: {exc}") from exc
-            if isinstance(event, h11.Request):
-                return Head.of(event), parser.trailing_data[0]
-            if event is not h11.NEED_DATA:
-                return None
-            data = await _read_some(wire)
-            if not data:
-                raise ConnectionLost("it ended in the middle of a request's head")
+        parser.receive_data(data)
+        request = await _next_event(wire, parser)
+        if not isinstance(request, h11.Request):
+            return None
+        head = Head.of(request)
+        if "transfer-encoding" not in head.headers:
+            return head, parser.trailing_data[0]
+        # restic makes an archive with an empty body in chunks.  Larger ones are objects,
+        # whose length must be known to tell whether there is room.
+        body = b""
+        while isinstance(event := await _next_event(wire, parser), h11.Data):
+            body += event.data
+            if len(body) > CHUNKED_LEN_MAX:
+                raise Refused(HTTPStatus.LENGTH_REQUIRED, "say the length: Content-Length")
+        return head.with_length(len(body)), body + parser.trailing_data[0]
     raise TooSlow("the head of a request took too long")
+
+
+async def _next_event(wire: Wire, parser: h11.Connection) -> object:
+    while True:
+        try:
+            event = parser.next_event()
+        except h11.RemoteProtocolError as exc:
+            raise Refused(HTTPStatus(exc.error_status_hint), f"no request: {exc}") from exc
+        if event is not h11.NEED_DATA:
+            return event
+        data = await _read_some(wire)
+        if not data:
+            raise ConnectionLost("it ended in the middle of a request")
+        parser.receive_data(data)
 
 
 async def _read_some(wire: Wire) -> bytes:

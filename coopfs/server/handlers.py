@@ -19,6 +19,7 @@ from coopfs.errors import (
     ObjectNotFound,
     StateBusy,
     StoreDenied,
+    StoreError,
     StoreFull,
     StoreUnavailable,
     UsageError,
@@ -137,7 +138,12 @@ def _get_config(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
 def _put_config(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
     yield from exchange.let_client_go_on()
     config = yield from exchange.receive_whole()
-    visitor.desk.depot.put_config(config)
+    try:
+        visitor.desk.depot.put_config(config)
+    except StoreError as exc:
+        if type(exc) is StoreError and visitor.desk.depot.get_config() != config:
+            raise Refused(HTTPStatus.CONFLICT, str(exc)) from exc
+        raise
     yield from exchange.answer(HTTPStatus.OK)
 
 

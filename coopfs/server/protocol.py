@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
@@ -19,6 +19,7 @@ import h11
 from coopfs.objects import CONFIG, CONFIG_LEN_MAX, KINDS
 
 HEAD_LEN_MAX: Final = 16 << 10  # bytes of a request's line and headers
+CHUNKED_LEN_MAX: Final = 64 << 10  # bytes of a body whose length is not said beforehand
 OBJECT_LEN_MAX: Final = 1 << 30  # bytes; restic's largest packs have 128 MiB
 ASKED_LEN_MAX: Final = 1 << 20  # bytes of the body of a request beyond REST
 LISTING_V2: Final = "application/vnd.x.restic.rest.v2"
@@ -102,14 +103,14 @@ class Head:
         """Whether the client holds the body back until it is told to go on."""
         return self.is_http_11 and self.headers.get("expect", "").lower() == "100-continue"
 
-    def body_len(self) -> int:
-        """Return the length of the body that follows, 0 for none.
+    def with_length(self, body_len: int) -> Head:
+        """Return the head as if its body had not come in chunks."""
+        headers = {**self.headers, "content-length": str(body_len)}
+        del headers["transfer-encoding"]
+        return replace(self, headers=headers)
 
-        Raises:
-            Refused: the length is not said beforehand.
-        """
-        if "transfer-encoding" in self.headers:
-            raise Refused(HTTPStatus.LENGTH_REQUIRED, "say the length of the body: Content-Length")
+    def body_len(self) -> int:
+        """Return the length of the body that follows, 0 for none."""
         return int(self.headers.get("content-length", "0"))  # h11 has made sure of digits
 
 

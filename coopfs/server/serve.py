@@ -68,8 +68,11 @@ class Server:
 
         Raises:
             ConfigError: the settings, or the certificate for restic, cannot be used.
+            StateBusy: another server serves these partners.
         """
         self._options = options
+        # First: what changes while we read is read again.
+        self._has_changed = changed_files(options.root)
         settings = load_house(options.root)
         self._house = House(settings)
         self._house.reload_now = lambda: trio.from_thread.run(self._reload)
@@ -77,6 +80,7 @@ class Server:
         self.partners.reload()
         self.floor = Floor(settings, self.partners, Metrics())
         self._contexts = self._make_contexts()
+        self._reloading = trio.Lock()
 
     async def run(self, started: Callable[[], None]) -> None:
         """Serve until a signal says stop; *started* is called once all is ready."""
@@ -196,16 +200,20 @@ class Server:
 
     async def _look_after_settings(self) -> None:
         """Notice changed settings, and the end of restores."""
-        has_changed = await trio.to_thread.run_sync(changed_files, self._options.root)
         while True:
             await trio.sleep(LOOK_S)
             self._house.settle()
-            if await trio.to_thread.run_sync(has_changed):
+            if await trio.to_thread.run_sync(self._has_changed):
                 await self._reload()
 
     async def _reload(self) -> None:
         """Have what the settings files say now hold; what is wrong in them holds nothing up."""
-        notify("RELOADING=1")
+        async with self._reloading:
+            notify("RELOADING=1")
+            await self._read_settings()
+            notify("READY=1")
+
+    async def _read_settings(self) -> None:
         try:
             settings = await trio.to_thread.run_sync(load_house, self._options.root)
             self._house.change(settings)
@@ -217,7 +225,6 @@ class Server:
             self._contexts = self._make_contexts()
         except CoopfsError as exc:
             log.error("%s; what held before still holds", exc)
-        notify("READY=1")
 
     def _wind_up(self, connections: trio.Nursery) -> None:
         """Let requests that are going on end, for a while."""

@@ -21,7 +21,7 @@ from typing import Final
 
 from coopfs.bandwidth import Bucket, Schedule
 from coopfs.dirs import make_private_folder
-from coopfs.errors import CoopfsError
+from coopfs.errors import CoopfsError, StateBusy
 from coopfs.format.keys import SigningKey
 from coopfs.server.depot import LOCKS, Depot
 from coopfs.server.house import HouseSettings
@@ -83,6 +83,7 @@ class House:
         self._lock = threading.Lock()
         self._restores = 0  # going on at this moment
         self._quiet_since = 0.0
+        self.uploads_make_way = False
 
     def change(self, settings: HouseSettings) -> None:
         """Keep to other rates from now on."""
@@ -96,6 +97,7 @@ class House:
             self._restores += 1
             if self._restores == 1:
                 self.receive.slow_down(UPLOADS_BESIDE_RESTORE)
+                self.uploads_make_way = True
         try:
             yield
         finally:
@@ -108,6 +110,7 @@ class House:
         with self._lock:
             if not self._restores and time.monotonic() - self._quiet_since > RESTORE_QUIET_S:
                 self.receive.slow_down(1.0)
+                self.uploads_make_way = False
 
 
 class Desk:
@@ -171,6 +174,7 @@ class Partners:
 
         Raises:
             ConfigError: the folder of partners cannot be read at all.
+            StateBusy: another server serves one of them.
         """
         found, problems = read_partners(self._root)
         for name, problem in problems.items():
@@ -199,6 +203,8 @@ class Partners:
             if desk.settings != settings:
                 desk.change(settings)
                 log.info("partner %s: settings have changed", name)
+        except StateBusy:
+            raise  # another server runs here: then all of this one is a mistake
         except CoopfsError as exc:
             log.error("partner %s cannot be served: %s", name, exc)
         return desk
