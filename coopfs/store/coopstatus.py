@@ -81,9 +81,9 @@ def _findings(value: object) -> tuple[str, ...]:
         return ()
     found = []
     for item in value[:FINDINGS_MAX]:
-        kind, name = (item.get("kind"), item.get("name")) if type(item) is dict else (None, None)
-        if (text := _text(f"{kind}/{name}")) is not None:
-            found.append(text)
+        parts = [item.get("kind"), item.get("name")] if type(item) is dict else []
+        if parts and all(type(part) is str for part in parts):
+            found += [text for text in [_text("/".join(parts))] if text is not None]
     return tuple(found)
 
 
