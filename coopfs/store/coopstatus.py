@@ -81,9 +81,11 @@ def _findings(value: object) -> tuple[str, ...]:
         return ()
     found = []
     for item in value[:FINDINGS_MAX]:
-        parts = [item.get("kind"), item.get("name")] if type(item) is dict else []
-        if parts and all(type(part) is str for part in parts):
-            found += [text for text in [_text("/".join(parts))] if text is not None]
+        if type(item) is not dict:
+            continue
+        kind, name = item.get("kind"), item.get("name")
+        if type(kind) is str and type(name) is str and (text := _text(f"{kind}/{name}")):
+            found.append(text)
     return tuple(found)
 
 
