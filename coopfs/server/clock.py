@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -95,16 +95,14 @@ class ClockWatch:
         """Keep the state in *path*, whose folder exists; the clocks are for tests."""
         self._path = path
         self._read_wall_ns, self._read_boot_ns, self._read_boot_id = wall_ns, boot_ns, boot_id
+        with suppress(OSError):  # not there yet, or not ours: nothing hangs on it
+            durable.sweep_temporaries(str(path.parent))
         self._lock = threading.Lock()
         self._version: tuple[int, int] | None = None  # inode and mtime of what was read
         self._state: _State | None = None
 
     def now_ns(self) -> int:
-        """Return depot time: it goes on evenly whatever the wall clock does.
-
-        Raises:
-            OSError: the state cannot be written.
-        """
+        """Return depot time: it goes on evenly whatever the wall clock does."""
         state, expected_ns, wall_ns = self._observe()
         return (expected_ns if state.is_suspect else wall_ns) - state.skew_ns
 
@@ -129,9 +127,12 @@ class ClockWatch:
         """Take the clock as it is now for right; return the jump that this confirms.
 
         What is in a trash gets no older by it: the jump is left out of every age.
+
+        Raises:
+            OSError: this cannot be written down.
         """
         with self._lock, self._locked_file():
-            state, expected_ns, wall_ns = self._step(self._read())
+            state, expected_ns, wall_ns = self._step(self._read() or self._state)
             if not state.is_suspect:
                 return None
             confirmed = replace(
@@ -155,9 +156,15 @@ class ClockWatch:
             found = self._step(known)
             if known is not None and not _is_worth_writing(known, found[0]):
                 return found
-            with self._locked_file():
-                found = self._step(self._read())  # another process may have been faster
-                self._write(found[0])
+            try:
+                with self._locked_file():
+                    # Another process may have been faster.
+                    found = self._step(self._read() or known)
+                    self._write(found[0])
+            except OSError:
+                # A full disk must not keep its owner from making room.  What is kept in
+                # memory holds until it can be written; a restart compares with older times.
+                self._state = found[0]
             return found
 
     def _step(self, state: _State | None) -> tuple[_State, int, int]:
@@ -190,8 +197,8 @@ class ClockWatch:
     def _read_if_changed(self) -> _State | None:
         try:
             status = os.stat(self._path)
-        except FileNotFoundError:
-            return None
+        except OSError:
+            return self._state
         version = (status.st_ino, status.st_mtime_ns)
         if version != self._version:
             self._state, self._version = self._read(), version

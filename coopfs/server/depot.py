@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from coopfs import durable
-from coopfs.errors import ObjectCorrupt, StateBusy, StoreError, StoreUnavailable, UsageError
+from coopfs.errors import ObjectCorrupt, StateBusy, StoreError, UsageError
 from coopfs.objects import CONFIG, CONFIG_LEN_MAX
 from coopfs.oserrors import free_bytes
 from coopfs.server.census import settle, take_census
 from coopfs.server.clock import ClockJump, ClockWatch
 from coopfs.server.faults import translated
 from coopfs.server.intake import Intake
+from coopfs.server.moving import Moving
 from coopfs.server.places import ROTTEN, TRASH, Places, check, label_of
 from coopfs.server.proofs import answer
 from coopfs.server.quota import DAY_NS, Ledger, Terms, Usage, day_of
@@ -38,7 +38,7 @@ LOCKS: Final = "locks"  # restic's own; the one kind that is really deleted
 PACKS: Final = "data"
 EMPTY_LIMIT: Final = 1000  # objects; a second on a hard disk
 SCRUB_STEP_LEN: Final = 16 << 20  # bytes; a pack, and some tenths of a second
-_IN_USE, _CHANGED = "in-use.lock", "changed"
+_IN_USE, _MOVING, _CHANGED = "in-use.lock", "moving.lock", "changed"
 
 
 class Listed(NamedTuple):
@@ -79,22 +79,26 @@ class Depot:
         self._ledger = Ledger(terms)
         self._changed = os.path.join(self._places.top, _CHANGED)
         self._seen_change: tuple[int, int] | None = None
-        # One at a time are moved, and none while a recount looks.  Taken before the ledger's.
-        self._moving = threading.RLock()
         self._in_use_fd = -1
         if terms.name in ("", ".", "..") or "/" in terms.name or "\0" in terms.name:
             raise UsageError(f"{terms.name!r}: not a name for a partner")
         with translated(self._places, str(self.folder)):
             self._places.make()
-            self.clock = clock or ClockWatch(Path(os.path.abspath(root)) / CLOCK_FILE)
-            self._trash = Trash(self._places, self._ledger, self.clock, self._moving)
-            self._scrub = Scrub(self._places, self._ledger, self.clock, self._moving)
-            self._intake = Intake(
-                self._places, self._ledger, self.clock, (self._trash.drop, self._scrub.drop)
-            )
-            if is_server:
-                self._become_server()
-            self._recount()
+            # Taken before the ledger's lock, wherever both are.
+            self._moving = Moving(os.path.join(self._places.top, _MOVING))
+        self.clock = clock or ClockWatch(Path(os.path.abspath(root)) / CLOCK_FILE)
+        self._trash = Trash(self._places, self._ledger, self.clock, self._moving)
+        self._scrub = Scrub(self._places, self._ledger, self.clock, self._moving)
+        others = (self._trash.drop, self._scrub.drop)
+        self._intake = Intake(self._places, self._ledger, self.clock, others)
+        try:
+            with translated(self._places, str(self.folder)):
+                if is_server:
+                    self._become_server()
+                self._recount()
+        except BaseException:
+            self.close()
+            raise
 
     # --- objects ----------------------------------------------------------------
 
@@ -158,7 +162,7 @@ class Depot:
         path, label = self._places.object(kind, name), label_of(kind, name)
         with translated(self._places, label), self._moving:
             try:
-                size = os.lstat(path).st_size
+                size = plain_size(os.lstat(path), label)
             except FileNotFoundError:
                 # Nobody needs to put it again, so nobody need hear that it is damaged.
                 if not self._places.find_aside(ROTTEN, kind, name):
@@ -167,8 +171,8 @@ class Depot:
                 return
             if kind == LOCKS:
                 os.unlink(path)
-            elif not self._trash.take_in(kind, name, path, size):
-                raise StoreUnavailable(f"{label}: is being deleted by somebody else")
+            else:
+                self._trash.take_in(kind, name, path, size)
             self._ledger.gone(size)
 
     # --- the trash --------------------------------------------------------------
@@ -218,10 +222,10 @@ class Depot:
         """Return where the scrub is."""
         return self._scrub.state()
 
-    def findings(self) -> list[Finding]:  # type: ignore[valid-type]  # list() is a method here
+    def findings(self) -> tuple[Finding, ...]:
         """Return what was found damaged and has not been put again yet."""
         with translated(self._places, ROTTEN):
-            return self._scrub.findings()
+            return tuple(self._scrub.findings())
 
     def prove(self, name: str, question: bytes) -> bytes:
         """Return the keyed BLAKE3 of the pack *name* under *question*, read from the disk.
@@ -298,6 +302,7 @@ class Depot:
         """Let another process serve this partner.  May be called again."""
         with suppress(OSError):  # where the scrub was is not worth an error
             self._scrub.close()
+        self._moving.close()
         fd, self._in_use_fd = self._in_use_fd, -1
         if fd >= 0:
             os.close(fd)
@@ -312,13 +317,15 @@ class Depot:
             os.close(fd)
             raise StateBusy(f"{self.folder}: another coopfs serve uses it") from exc
         self._in_use_fd = fd
-        settle(self._places)
+        with self._moving:
+            settle(self._places)
         # Nobody else uploads, so whatever is here was left by a server that was killed.
         for name in os.listdir(self._places.incoming):
             os.unlink(os.path.join(self._places.incoming, name))
-        for name in os.listdir(self._places.objects):
-            if name.startswith(durable.TEMPORARY_PREFIX):
-                os.unlink(os.path.join(self._places.objects, name))
+        for folder in (self._places.objects, self._places.top):
+            for name in os.listdir(folder):
+                if name.startswith(durable.TEMPORARY_PREFIX):
+                    os.unlink(os.path.join(folder, name))
 
     def _look_for_changes(self) -> None:
         """Count again if another process has changed something since."""
@@ -328,7 +335,9 @@ class Depot:
     def _say_changed(self) -> None:
         """Have the server count again, if that is another process."""
         if self._in_use_fd < 0:
-            durable.replace(self._changed, b"")
+            os.close(durable.open_lock(self._changed))  # made, if it is not there
+            now_ns = self.clock.wall_ns()
+            os.utime(self._changed, ns=(now_ns, now_ns))
             self._seen_change = self._change()
 
     def _change(self) -> tuple[int, int] | None:

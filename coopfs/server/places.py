@@ -3,8 +3,8 @@
     ROOT/partners/NAME/
         objects/     config data/<first byte>/<name> index/<name> snapshots/ keys/ locks/
         incoming/    uploads on their way; emptied at every start
-        trash/       <kind>/<first byte>/<name>.<when it was deleted>
-        rotten/      <kind>/<first byte>/<name>.<when it was found>
+        trash/       <name>.<when it was deleted>, laid out like objects/
+        rotten/      <kind>/<name>.<when it was found>
 
 ``objects/`` is laid out like a restic repository, so that stock programs can read it.
 All of it is one file system.  *When* is depot time (:mod:`coopfs.server.clock`) in
@@ -70,9 +70,9 @@ class Places:
         os.makedirs(self.top, durable.FOLDER_MODE, exist_ok=True)
         durable.sync_folder(os.path.dirname(self.top))
         wanted = [(self.top, (OBJECTS, INCOMING, TRASH, ROTTEN)), (self.objects, KINDS)]
-        wanted += [(os.path.join(self.objects, FANNED_OUT), _FAN_OUT)]
-        for area in (TRASH, ROTTEN):
-            wanted.append((os.path.join(self.top, area), KINDS))
+        wanted += [(os.path.join(self.top, area), KINDS) for area in (TRASH, ROTTEN)]
+        # Those of the trash too: on a full disk deleting must not need a new folder.
+        wanted += [(os.path.join(self.top, top, FANNED_OUT), _FAN_OUT) for top in (OBJECTS, TRASH)]
         for parent, names in wanted:
             missing = set(names).difference(os.listdir(parent))
             for name in sorted(missing):
@@ -92,13 +92,8 @@ class Places:
         return f"{self.objects}/{kind}/{name}"
 
     def aside(self, area: str, kind: str, name: str, since_ns: int) -> str:
-        """Return where the object lies in *area* (trash or rotten); its folder is made."""
-        folder = self._aside_folder(area, kind, name)
-        if not os.path.isdir(folder):
-            with suppress(FileExistsError):
-                _make_folder(folder)
-            durable.sync_folder(os.path.dirname(folder))
-        return f"{folder}/{name}.{since_ns}"
+        """Return where the object lies in *area* (trash or rotten)."""
+        return f"{self._aside_folder(area, kind, name)}/{name}.{since_ns}"
 
     def find_aside(self, area: str, kind: str, name: str) -> list[Aside]:
         """Return the copies of one object in *area*, the newest first."""
@@ -109,8 +104,9 @@ class Places:
         """Yield everything in *area*, a folder at a time."""
         for kind in KINDS:
             top = f"{self.top}/{area}/{kind}"
-            for fan_out in sorted(_names_in(top)):
-                yield from self._scan_aside(f"{top}/{fan_out}", kind)
+            folders = [f"{top}/{byte}" for byte in _FAN_OUT] if _is_fanned(area, kind) else [top]
+            for folder in folders:
+                yield from self._scan_aside(folder, kind)
 
     def folders_of(self, kind: str) -> list[str]:
         """Return the folders in which objects of *kind* lie, in the order of their names."""
@@ -132,7 +128,8 @@ class Places:
 
     def _aside_folder(self, area: str, kind: str, name: str) -> str:
         check(kind, name)
-        return f"{self.top}/{area}/{kind}/{name[:2]}"
+        top = f"{self.top}/{area}/{kind}"
+        return f"{top}/{name[:2]}" if _is_fanned(area, kind) else top
 
     def _scan_aside(self, folder: str, kind: str) -> Iterator[Aside]:
         for name in _names_in(folder):
@@ -151,6 +148,10 @@ def check(kind: str, name: str) -> None:
 def label_of(kind: str, name: str) -> str:
     """Return how messages name the object."""
     return f"{kind}/{name}"
+
+
+def _is_fanned(area: str, kind: str) -> bool:
+    return area == TRASH and kind == FANNED_OUT
 
 
 def _make_folder(path: str) -> None:

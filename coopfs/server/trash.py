@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 from coopfs import durable
 from coopfs.server.clock import ClockJump, ClockWatch
+from coopfs.server.moving import Moving
 from coopfs.server.places import TRASH, Aside, Places
 from coopfs.server.quota import DAY_NS, Ledger
 
@@ -48,21 +48,19 @@ class Emptied:
 class Trash:
     """The trash of one partner.  Raises OSError and translates nothing."""
 
-    def __init__(
-        self, places: Places, ledger: Ledger, clock: ClockWatch, moving: threading.RLock
-    ) -> None:
+    def __init__(self, places: Places, ledger: Ledger, clock: ClockWatch, moving: Moving) -> None:
         """Share the depot's *moving*: it is held while a file has two names."""
         self._places, self._ledger, self._clock = places, ledger, clock
         self._moving = moving
 
-    def take_in(self, kind: str, name: str, path: str, size: int) -> bool:
-        """Move the file *path* here, durably; return False if somebody else just did."""
+    def take_in(self, kind: str, name: str, path: str, size: int) -> None:
+        """Move the file *path* here, durably."""
         with self._moving:
-            target = self._places.aside(TRASH, kind, name, self._clock.now_ns())
-            is_new = durable.move_new(path, target)
-            if is_new:
-                self._ledger.trashed(size)
-            return is_new
+            since_ns = self._clock.now_ns()
+            # A copy may have come here at this very moment of a coarse clock.
+            while not durable.move_new(path, self._places.aside(TRASH, kind, name, since_ns)):
+                since_ns += 1
+            self._ledger.trashed(size)
 
     def drop(self, kind: str, name: str) -> None:
         """Let go of every copy of an object that has durably been put again."""
@@ -135,13 +133,17 @@ class Trash:
                         linked.append(aside)
                         restored += status.st_size
                         self._ledger.back(status.st_size)
+                        self._ledger.trashed(-status.st_size, objects=-1)
                     elif os.path.samestat(status, os.lstat(f"{folder}/{aside.name}")):
-                        linked.append(aside)  # an undelete was killed just here
+                        # An undelete at the prompt was killed just here; it is counted
+                        # where its object's name is.
+                        linked.append(aside)
                     else:
                         there_already += 1
             durable.sync_folder(folder)
             for aside in linked:
-                self._unlink(aside)
+                with suppress(FileNotFoundError):  # no hard links here: it was renamed
+                    os.unlink(aside.path)
         return Undeleted(len(linked), restored, there_already)
 
     def _unlink(self, aside: Aside) -> int | None:
@@ -149,7 +151,7 @@ class Trash:
         try:
             size = os.lstat(aside.path).st_size
             os.unlink(aside.path)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):  # a stranger with such a name
             return None
         self._ledger.trashed(-size, objects=-1)
         return size
