@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from servers import free_port, rclone_server, rest_server
+from servers import free_port, make_certificate, rclone_server, rest_server, write_htpasswd
 from store_suite import (
     THREADS,
     StoreRig,
@@ -18,17 +18,17 @@ from store_suite import (
     some_bytes,
 )
 
-from coopfs.errors import ObjectCorrupt, StoreError
+from coopfs.errors import ObjectCorrupt, StoreDenied, StoreError
 from coopfs.store.base import Kind, Store
 from coopfs.store.open import create_store, open_store
 
 _numbers = itertools.count()
 
 
-def rig_below(base: str, root: Path) -> StoreRig:
-    """Return a rig for a new store of the server that serves *root* at *base*."""
+def rig_below(form: str, root: Path) -> StoreRig:
+    """Return a rig for a new store of the server that serves *root*; see ``Served``."""
     number = next(_numbers)
-    address = f"{base}/{number}/"
+    address = form.format(f"/{number}/")
     create_store(address).close()
 
     def plant(kind: Kind, filename: str, data: bytes) -> None:
@@ -42,21 +42,38 @@ def rig_below(base: str, root: Path) -> StoreRig:
     return StoreRig(lambda: open_store(address), plant, address)
 
 
-Served = tuple[str, Path]  # the address of a server, without a path, and the folder behind it
+# The address of a server, with {} for the path, and the folder behind it.
+Served = tuple[str, Path]
 
 
 @pytest.fixture(scope="module")
 def by_rest_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root, port = tmp_path_factory.mktemp("served"), free_port()
     with rest_server(root, port):
-        yield f"rest+http://127.0.0.1:{port}", root
+        yield f"rest+http://127.0.0.1:{port}{{}}", root
+
+
+@pytest.fixture(scope="module")
+def by_rest_server_append_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root, port = tmp_path_factory.mktemp("served"), free_port()
+    with rest_server(root, port, "--append-only"):
+        yield f"rest+http://127.0.0.1:{port}{{}}", root
+
+
+@pytest.fixture(scope="module")
+def by_rest_server_with_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root, port = tmp_path_factory.mktemp("served"), free_port()
+    tls = make_certificate(tmp_path_factory.mktemp("tls"))
+    users = write_htpasswd(tls.folder, "ann", "p@ss:word")
+    with rest_server(root, port, *tls.options, "--htpasswd-file", users):
+        yield f"rest+https://ann:p%40ss%3aword@127.0.0.1:{port}{{}}?ca={tls.certificate}", root
 
 
 @pytest.fixture(scope="module")
 def by_rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root, port = tmp_path_factory.mktemp("served"), free_port()
     with rclone_server(root, f"127.0.0.1:{port}"):
-        yield f"rest+http://127.0.0.1:{port}", root
+        yield f"rest+http://127.0.0.1:{port}{{}}", root
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +81,37 @@ def by_rclone_on_a_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     root = tmp_path_factory.mktemp("served")
     socket_path = tmp_path_factory.mktemp("run") / "rclone.socket"
     with rclone_server(root, str(socket_path)):
-        yield f"rest+http+unix://{socket_path}:", root
+        yield f"rest+http+unix://{socket_path}:{{}}", root
 
 
 class TestRestServer(StoreSuite):
     @pytest.fixture
     def rig(self, by_rest_server: Served) -> StoreRig:
         return rig_below(*by_rest_server)
+
+
+class TestRestServerWithTls(StoreSuite):
+    @pytest.fixture
+    def rig(self, by_rest_server_with_tls: Served) -> StoreRig:
+        return rig_below(*by_rest_server_with_tls)
+
+
+class TestRestServerAppendOnly(StoreSuite):
+    @pytest.fixture
+    def rig(self, by_rest_server_append_only: Served) -> StoreRig:
+        return rig_below(*by_rest_server_append_only)
+
+    @pytest.mark.parametrize("kind", list(Kind))
+    def test_a_deleted_object_is_gone_even_if_just_read(self, store: Store, kind: Kind) -> None:
+        name = put_new(store, b"stays", kind)
+        with pytest.raises(StoreDenied, match=f"{kind}/{name.hex()}.*does not let us"):
+            store.delete(kind, name)
+        assert store.get(kind, name) == b"stays"
+
+    # Nobody deletes anything.
+    test_what_another_client_deletes_is_gone_here_too = None
+    test_a_deleted_object_can_be_put_again = None
+    test_reading_while_deleting_gives_the_bytes_or_not_found = None
 
 
 class RcloneSuite(StoreSuite):

@@ -66,6 +66,7 @@ from coopfs.ids import ARCHIVE_ID_LEN, ArchiveId, short_hex
 from coopfs.ops.owner import introduce_owner, place_of
 from coopfs.store.base import Kind, Store
 from coopfs.store.open import absolute_address, create_store, open_store
+from coopfs.store.shown import shown_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +200,13 @@ def refuse_taken_store(address: str) -> None:
     """
     try:
         with open_store(address) as store:
-            config = peek_config(store.get_config(), address)
+            config = peek_config(store.get_config(), store.address)
     except (NotAStore, ObjectNotFound, DataError):
         return
+    shown = shown_address(address)
     raise StoreError(
-        f"{address}: holds an archive already ({short_hex(config.archive_id)}); to use it from "
-        f'this host run "coopfs writer request {address}", for a new one choose another folder'
+        f"{shown}: holds an archive already ({short_hex(config.archive_id)}); to use it from "
+        f'this host run "coopfs writer request {shown}", for a new one choose another folder'
     )
 
 
@@ -217,7 +219,7 @@ def _unfinished_settings(dirs: Dirs, request: InitRequest, address: str) -> Arch
     if settings.store != address:
         raise UsageError(
             f"there is an archive called {request.name!r} on this host already (in "
-            f"{settings.store}); give the new one another name with --archive"
+            f"{settings.shown_store}); give the new one another name with --archive"
         )
     is_complete = True
     try:
@@ -227,8 +229,8 @@ def _unfinished_settings(dirs: Dirs, request: InitRequest, address: str) -> Arch
         is_complete = False
     if is_complete:
         raise UsageError(
-            f"the archive {request.name!r} in {address} is complete; nothing was changed "
-            '("coopfs key show" prints its recovery kit)'
+            f"the archive {request.name!r} in {settings.shown_store} is complete; nothing was "
+            'changed ("coopfs key show" prints its recovery kit)'
         )
     if settings.host != request.host:
         raise UsageError(

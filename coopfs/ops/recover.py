@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.keyring import load_keyring
@@ -153,21 +153,10 @@ def regain_access(
     )
     with CoopStore(access, owner, Patience.from_environment()) as store:
         store.enrol(ssl.PEM_cert_to_DER_cert(writer.cert_pem), Right.WRITER)
-        quota, retention_days = _promised(store.status())
-        access = replace(access, quota=quota, retention_days=retention_days)
+        status = store.status()
+    access = replace(access, quota=status.quota, retention_days=status.retention_days)
     save_access(dirs, access)
     _wait_until_let_in(partner)
-
-
-def _promised(status: dict[str, Any]) -> tuple[int | None, int | None]:
-    """Return quota and retention (days) as the status has them, None where it makes no sense."""
-    usage = status.get("usage")
-    quota = usage.get("quota") if type(usage) is dict else None
-    return _count(quota), _count(status.get("retention_days"))
-
-
-def _count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
 
 
 def _wait_until_let_in(partner: str) -> None:

@@ -14,13 +14,14 @@ from collections.abc import Callable, Generator
 from http import HTTPStatus
 from typing import Final, cast
 
-from coopfs.errors import ObjectCorrupt, UsageError
+from coopfs.errors import ObjectCorrupt, StoreDenied, UsageError
 from coopfs.format import encoding
 from coopfs.ids import ID_LEN
 from coopfs.server.enrolling import enrol
 from coopfs.server.exchange import Exchange, Handler, Pause, Steps
 from coopfs.server.protocol import JSON, OCTETS, Refused
 from coopfs.server.scrub import Finding
+from coopfs.server.settings import RETENTION_DAYS_MAX, change_partner
 from coopfs.server.visitors import Role, Visitor
 
 FINDINGS_MAX: Final = 1000  # in one answer; "damaged" says how many there are
@@ -53,6 +54,7 @@ def _status(exchange: Exchange, visitor: Visitor) -> Steps:
         **dataclasses.asdict(depot.usage()),
         "uploads_make_way": visitor.desk.house.uploads_make_way,
         "retention_days": settings.retention_days,
+        "keeps_until": settings.keeps_until or None,
         "receive_rate": settings.receive_rate,
         "send_rate": settings.send_rate,
         "clock_jump": None if jump is None else jump.describe(),
@@ -113,11 +115,30 @@ def _enrol(exchange: Exchange, visitor: Visitor) -> Steps:
     yield from exchange.answer(HTTPStatus.OK)
 
 
+def _retention(exchange: Exchange, visitor: Visitor) -> Steps:
+    asked = yield from _asked(exchange, "the retention")
+    days = asked.get("days")
+    if type(days) is not int or not 1 <= days <= RETENTION_DAYS_MAX:
+        raise UsageError(f"the retention: expected 1 to {RETENTION_DAYS_MAX} days")
+    if visitor.role is not Role.ADMIN:
+        # What is in the trash takes room, so a hacked writer must not keep it there.
+        raise StoreDenied("the retention is raised by the archive's owner alone: the admin key")
+    root = visitor.desk.depot.folder.parent.parent
+    change_partner(
+        root,
+        visitor.desk.name,
+        lambda old: dataclasses.replace(old, retention_days=max(old.retention_days, days)),
+    )
+    visitor.desk.house.reload_now()
+    yield from exchange.answer(HTTPStatus.OK)
+
+
 _QUESTIONS: Final[dict[tuple[str, str], Callable[[Exchange, Visitor], Steps]]] = {
     ("GET", "status"): _status,
     ("POST", "prove"): _prove,
     ("POST", "undelete"): _undelete,
     ("POST", "enrol"): _enrol,
+    ("POST", "retention"): _retention,
 }
 
 

@@ -195,6 +195,11 @@ def _get(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
 def _put(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
     kind, name = target.kind or "", target.name or ""
     is_admin = visitor.role is Role.ADMIN
+    if (until := visitor.desk.settings.keeps_until) and kind != LOCKS:
+        raise Refused(
+            HTTPStatus.FORBIDDEN,
+            f"this partner leaves and takes nothing new; what is here stays until {until}",
+        )
     try:
         upload = visitor.desk.depot.begin_put(kind, name, exchange.body_len, is_admin=is_admin)
     except ObjectCorrupt as exc:

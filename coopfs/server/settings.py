@@ -13,6 +13,7 @@ import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -44,6 +45,7 @@ class PartnerSettings:
     retention_days: int = RETENTION_DAYS  # how long what was deleted stays in the trash
     receive_rate: str = ""  # schedules, see coopfs/bandwidth.py; uploads by the partner
     send_rate: str = ""  # what the partner reads
+    keeps_until: str = ""  # ISO date: this side leaves, takes nothing new, keeps what is here
     writer_tokens: tuple[str, ...] = ()  # SHA-256 of tokens for --http, in hex
     admin_tokens: tuple[str, ...] = ()
 
@@ -94,6 +96,13 @@ class PartnerSettings:
             )
         Schedule.parse(self.receive_rate)
         Schedule.parse(self.send_rate)
+        if self.keeps_until:
+            try:
+                date.fromisoformat(self.keeps_until)
+            except ValueError as exc:
+                raise UsageError(
+                    f"keeps_until is {self.keeps_until!r}; expected a date such as 2027-01-31"
+                ) from exc
         for token in (*self.writer_tokens, *self.admin_tokens):
             if not _SHA256.match(token):
                 raise UsageError("a token is kept as its SHA-256 in hex, not as itself")
@@ -232,6 +241,7 @@ _KEYS: Final[tuple[tuple[str, type, Any], ...]] = (
     ("retention_days", int, RETENTION_DAYS),
     ("receive_rate", str, ""),
     ("send_rate", str, ""),
+    ("keeps_until", str, ""),
     ("writers", list, ()),
     ("admins", list, ()),
     ("diallers", list, ()),

@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
 from coopfs.dirs import Dirs
 from coopfs.errors import NotAStore, StoreDenied, StoreError, UsageError
 from coopfs.format import encoding
 from coopfs.identity import Identity, load_identity
-from coopfs.store.base import Kind, Payload, object_hex
+from coopfs.store.base import Payload, object_hex
+from coopfs.store.coopstatus import PartnerStatus, load_contact, save_contact
 from coopfs.store.http import STALL_S, Answer, Endpoint, HttpPool, certificate_trust
 from coopfs.store.partners import (
     PartnerAccess,
@@ -45,11 +46,11 @@ class Right(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Contact:
-    """The last answer of the partner's server."""
+class Undeleted:
+    """What came back from a trash."""
 
-    time_ns: int  # by our clock
-    clock_ahead_s: float | None  # the partner's clock minus ours; None: it told none
+    objects: int
+    size: int  # bytes of them
 
 
 class CoopStore(RestStore):
@@ -62,7 +63,10 @@ class CoopStore(RestStore):
         self._owner_pool: HttpPool | None = None
         self._load_owner: LoadOwner = lambda: None
         self._is_owner = False
-        self.contact: Contact | None = None
+        self._dirs: Dirs | None = None  # where to remember the contact
+        self._clock_ahead_s: float | None = None
+        self._contact_ns = 0
+        self._status: PartnerStatus | None = None
         address = f"coop://{access.name}"
         super().__init__(address, _pool(access, identity, patience), f"/{access.path}/", patience)
 
@@ -117,26 +121,40 @@ class CoopStore(RestStore):
                 f"{label} at {self.address}: what answers with the partner's certificate is not "
                 "coopfs serve; is there something between?"
             )
-        self.contact = Contact(time.time_ns(), _clock_ahead_s(answer))
+        if not self._contact_ns:
+            self._clock_ahead_s = _clock_ahead_s(answer)
+        self._contact_ns = time.time_ns()
 
     def close(self) -> None:
         """See :meth:`Store.close`."""
         super().close()
         if self._owner_pool is not None:
             self._owner_pool.close()
+        self._remember()
+
+    def remember_in(self, dirs: Dirs) -> None:
+        """Keep in the state folder when the partner last answered, once this is closed."""
+        self._dirs = dirs
+
+    def _remember(self) -> None:
+        if self._dirs is None or not self._contact_ns:
+            return
+        contact = replace(load_contact(self._dirs, self.partner.name), time_ns=self._contact_ns)
+        if self._clock_ahead_s is not None:
+            contact = replace(contact, clock_ahead_ms=round(self._clock_ahead_s * 1000))
+        if self._status is not None:
+            contact = contact.with_status(self._status)
+        save_contact(self._dirs, self.partner.name, contact)
+        self._contact_ns = 0
 
     # --- beyond REST ----------------------------------------------------------------
 
     def free_bytes(self) -> int | None:
         """See :meth:`Store.free_bytes`: the quota, the day's allowance and the disk."""
-        left = self.status().get("left")
-        return left if type(left) is int else None
+        return self.status().left
 
-    def status(self) -> dict[str, Any]:
-        """Return what the partner's server says about what it holds for us.
-
-        Untrusted: whoever uses a value checks its type.
-        """
+    def status(self) -> PartnerStatus:
+        """Return what the partner's server says about what it holds for us; untrusted."""
         label = "the status"
 
         def ask() -> bytes:
@@ -150,7 +168,8 @@ class CoopStore(RestStore):
             raise StoreError(f"{self.address}: the status cannot be understood: {exc}") from exc
         if type(told) is not dict:
             raise StoreError(f"{self.address}: the status is no table")
-        return told
+        self._status = PartnerStatus.parse(told)
+        return self._status
 
     def prove(self, name: bytes, key: bytes) -> bytes:
         """Return the partner's answer for the pack *name*: its BLAKE3 keyed with *key*.
@@ -167,16 +186,35 @@ class CoopStore(RestStore):
             raise StoreError(f"{self.address}: a proof of {len(answer)} bytes; expected 32")
         return answer
 
-    def undelete(self, kind: Kind, names: Sequence[bytes]) -> int:
-        """Have objects back from the partner's trash; return how many were there."""
-        if len(names) > NAMES_MAX:
-            raise UsageError(f"{len(names)} names at once; expected {NAMES_MAX} at most")
-        body = encoding.encode({"kind": str(kind), "names": list(names)})
-        told = encoding.decode(self._ask("undelete", body, "the trash"), "the answer")
-        restored = told.get("restored") if type(told) is dict else None
-        if type(restored) is not int:
+    def undelete(
+        self, names: Sequence[bytes] | None = None, *, since_ns: int | None = None
+    ) -> Undeleted:
+        """Have objects back from the partner's trash: of *names*, or deleted since *since_ns*.
+
+        Without either, all that is there.  Names come back whatever their kind.
+        """
+        asked: dict[str, object] = {}
+        if names is not None:
+            if len(names) > NAMES_MAX:
+                raise UsageError(f"{len(names)} names at once; expected {NAMES_MAX} at most")
+            asked["names"] = list(names)
+        if names is None or since_ns is not None:
+            asked["since_ns"] = since_ns or 0
+        told = encoding.decode(self._ask("undelete", encoding.encode(asked), "the trash"), "answer")
+        told = told if type(told) is dict else {}
+        objects, size = told.get("restored"), told.get("bytes")
+        if type(objects) is not int or type(size) is not int:
             raise StoreError(f"{self.address}: the answer cannot be understood")
-        return restored
+        return Undeleted(objects, size)
+
+    def raise_retention(self, days: int) -> None:
+        """Have the partner keep what is deleted for *days*, if that is longer than agreed.
+
+        Raises:
+            StoreDenied: only the owner may ask for it.
+        """
+        self.act_as_owner()
+        self._ask("retention", encoding.encode({"days": days}), "the retention")
 
     def enrol(self, certificate_der: bytes, right: Right) -> None:
         """Let another certificate in: a new machine's, or the owner's.
@@ -241,7 +279,9 @@ def open_coop(address: str) -> CoopStore:
     dirs = Dirs.from_environment()
     access = load_access(dirs, partner_of_address(address) or "")
     identity = load_identity(identity_path(dirs, access))
-    return CoopStore(access, identity, Patience.from_environment())
+    store = CoopStore(access, identity, Patience.from_environment())
+    store.remember_in(dirs)
+    return store
 
 
 def create_coop(address: str) -> CoopStore:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -25,6 +25,7 @@ from coopfs import __version__
 from coopfs.errors import ConfigError, StoreError
 from coopfs.store.base import Payload, pieces_of
 from coopfs.store.httperrors import transport_error
+from coopfs.store.retry import Patience
 
 CONNECTIONS: Final = 8  # requests in flight to one server; more threads wait their turn
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -49,6 +50,11 @@ class Endpoint:
     host: str
     port: int
     socket_path: str | None = None  # a unix socket's, in place of host and port
+
+
+def stall_s(patience: Patience) -> float:
+    """Return how long a server may be silent for a client of that *patience*."""
+    return min(STALL_S, patience.read_s) if patience.read_s else STALL_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +179,24 @@ class Answer:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Requests(Protocol):
+    """Who makes the requests: an :class:`HttpPool`, or what starts a server first."""
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        label: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Payload | None = None,
+    ) -> Answer:
+        """See :meth:`HttpPool.request`."""
+
+    def close(self) -> None:
+        """See :meth:`HttpPool.close`."""
 
 
 class HttpPool:

@@ -57,7 +57,8 @@ def transport_error(exc: BaseException, label: str, where: str) -> StoreError:
             return StoreUnavailable(
                 f"{at}: the name of the host cannot be looked up ({link.strerror})"
             )
-        if isinstance(link, exceptions.ConnectTimeoutError):
+        # (urllib3 derives every other failure to connect from this one.)
+        if type(link) is exceptions.ConnectTimeoutError:
             return StoreUnavailable(f"{at}: no answer to the attempt to connect")
         if isinstance(link, exceptions.IncompleteRead | http.client.IncompleteRead):
             return StoreUnavailable(f"{at}: the answer was cut off")

@@ -39,10 +39,17 @@ def _coop() -> Scheme:
     return Scheme(coop.check_coop, coop.open_coop, coop.create_coop)
 
 
+def _rclone() -> Scheme:
+    from coopfs.store import rclone
+
+    return Scheme(rclone.check_rclone, rclone.open_rclone, rclone.create_rclone)
+
+
 # One line a scheme, lower-case: what imports its module, only when it is needed, and
 # says what is in there.  Folders are no business of this table.
 SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
     "coop": _coop,
+    "rclone": _rclone,
     "rest": _rest,  # "rest:https://…", as restic writes it
     "rest+http": _rest,
     "rest+https": _rest,

@@ -28,9 +28,9 @@ from coopfs.store.base import (
     range_len,
     size_conflict,
 )
-from coopfs.store.http import STALL_S, Answer, HttpPool
+from coopfs.store.http import Answer, Requests
 from coopfs.store.httperrors import status_error
-from coopfs.store.restaddress import RestAddress, parse_address
+from coopfs.store.restaddress import parse_address
 from coopfs.store.restlist import LIST_LEN_MAX, MEDIA_TYPE, parse_listing
 from coopfs.store.retry import Patience, Retrier
 
@@ -53,8 +53,8 @@ class RestStore(Store):
     is_local = False
     is_durable = True  # until a server says that it is rclone
 
-    def __init__(self, address: str, pool: HttpPool, path: str, patience: Patience) -> None:
-        """*address* is shown, without secrets; *path*, quoted, ends with a slash."""
+    def __init__(self, address: str, pool: Requests, path: str, patience: Patience) -> None:
+        """*address* is shown, without secrets; *path*, quoted, begins and ends with a slash."""
         self.address = address
         self._pool = pool
         self._base = path
@@ -392,7 +392,7 @@ def _content_range(answer: Answer) -> tuple[int | None, int | None, int | None]:
 def open_rest(address: str) -> RestStore:
     """Open the store at *address*, without connecting (UsageError, ConfigError)."""
     parsed, patience = parse_address(address), Patience.from_environment()
-    return RestStore(parsed.shown, rest_pool(parsed, patience), parsed.path, patience)
+    return RestStore(parsed.shown, parsed.connections(patience), parsed.path, patience)
 
 
 def create_rest(address: str) -> RestStore:
@@ -404,15 +404,3 @@ def create_rest(address: str) -> RestStore:
         store.close()
         raise
     return store
-
-
-def rest_pool(address: RestAddress, patience: Patience) -> HttpPool:
-    """Return the connections for *address* (ConfigError)."""
-    stall_s = min(STALL_S, patience.read_s) if patience.read_s else STALL_S
-    return HttpPool(
-        address.endpoint,
-        address.shown,
-        trust=address.trust(),
-        headers=address.headers(),
-        stall_s=stall_s,
-    )

@@ -18,7 +18,9 @@ from typing import Final, Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from coopfs.errors import UsageError
-from coopfs.store.http import Endpoint, Trust, pin_trust, public_trust
+from coopfs.store.http import Endpoint, HttpPool, Trust, pin_trust, public_trust, stall_s
+from coopfs.store.retry import Patience
+from coopfs.store.shown import shown_address
 
 DEFAULT_PORT: Final = 8000  # rest-server's
 USERNAME_VARIABLE: Final = "COOPFS_REST_USERNAME"
@@ -47,6 +49,16 @@ class RestAddress:
         if self.endpoint.scheme == "http":
             return None
         return pin_trust(self.pin) if self.pin else public_trust(self.ca_file)
+
+    def connections(self, patience: Patience) -> HttpPool:
+        """Return connections to the server, not yet made (ConfigError)."""
+        return HttpPool(
+            self.endpoint,
+            self.shown,
+            trust=self.trust(),
+            headers=self.headers(),
+            stall_s=stall_s(patience),
+        )
 
     def headers(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the headers that say who we are; what the address lacks, *environ* may have."""
@@ -94,7 +106,7 @@ def parse_address(address: str) -> RestAddress:
     return RestAddress(
         endpoint,
         quote(f"/{path.strip('/')}/".replace("//", "/"), safe="/%!$&'()*+,;=:@~"),
-        _without_password(address, parts),
+        shown_address(address),
         user,
         unquote(parts.password) if parts.password is not None else None,
         **_options(parts.query, endpoint.scheme),
@@ -145,12 +157,3 @@ def _options(query: str, scheme: str) -> dict[str, str]:
             )
         return {"pin": pin}
     return {}
-
-
-def _without_password(address: str, parts: SplitResult) -> str:
-    if parts.password is None:
-        return address
-    start, _, rest = address.partition("://")
-    authority, slash, path = rest.partition("/")
-    userinfo, _, host = authority.rpartition("@")
-    return f"{start}://{userinfo.partition(':')[0]}:***@{host}{slash}{path}"

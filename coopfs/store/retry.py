@@ -22,6 +22,7 @@ PAUSE_GROWTH: Final = 2.0
 # Somebody waits for what is read; what is put at night may outlast a router's restart.
 READ_BUDGET_S: Final = 60.0
 WRITE_BUDGET_S: Final = 300.0
+MOUNT_TIMEOUT_S: Final = 20  # a sleeping disk wakes up within it
 TIMEOUT_VARIABLE: Final = "COOPFS_STORE_TIMEOUT"  # seconds, for reading and writing alike
 
 _Result = TypeVar("_Result")
