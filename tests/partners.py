@@ -39,9 +39,7 @@ class Partner(Host):
         return mock.patch.dict(os.environ, self.environ)
 
     @contextmanager
-    def serving(
-        self, *args: object, is_reachable: bool = True
-    ) -> Iterator[subprocess.Popen[str]]:
+    def serving(self, *args: object, is_reachable: bool = True) -> Iterator[subprocess.Popen[str]]:
         """Run its server; an unreachable one listens where its partner never comes."""
         listen = self.address if is_reachable else "127.0.0.1:0"
         line = ["serve", "--json", "--listen", listen, "--root", self.root, *args]
