@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -498,6 +499,47 @@ def test_the_admin_key_may_go_five_percent_over(small: Lab) -> None:
     put(small.depot, some_bytes(500, seed=1), is_admin=True)
     with pytest.raises(StoreFull):
         put(small.depot, some_bytes(1), is_admin=True)
+
+
+def test_the_admin_key_needs_no_share_of_the_day(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "serve", Agreed(per_day_bytes=1000))
+    put(lab.depot, some_bytes(1000))
+    put(lab.depot, some_bytes(5000), is_admin=True)
+    with pytest.raises(StoreFull, match="0 of 1000 bytes"):
+        put(lab.depot, some_bytes(10))
+
+
+def test_a_full_store_still_takes_a_lock_but_nothing_else_as_one(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "serve", Agreed(quota_bytes=100_000, per_day_bytes=100_000))
+    put(lab.depot, some_bytes(100_000))
+    name = put(lab.depot, some_bytes(150), "locks")
+    lab.depot.delete("locks", name)
+    with pytest.raises(StoreFull):
+        put(lab.depot, some_bytes(4097), "locks")
+    with pytest.raises(StoreFull, match="of 100000 bytes are left"):
+        for number in range(100):
+            put(lab.depot, some_bytes(4000, seed=number), "locks")
+    assert lab.depot.usage().used <= 105_000
+
+
+@pytest.mark.root
+def test_a_folder_on_another_disk_is_refused_at_the_start(lab: Lab) -> None:
+    lab.depot.close()
+    trash = lab.folder / "trash"
+    run = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "coopfs-test", trash],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {run.stderr.strip()}")
+    try:
+        with pytest.raises(StoreError, match="not all on one file system"):
+            lab.open()
+    finally:
+        subprocess.run(["umount", trash], check=True)
+    lab.open().close()
 
 
 def test_the_trash_has_an_allowance_of_its_own(small: Lab) -> None:

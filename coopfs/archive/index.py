@@ -81,7 +81,7 @@ class Index:
         self._hot: dict[bytes, ChunkLocation] = {}
         self._unusable: frozenset[int] = frozenset()
         self._is_empty = True  # the first snapshot asks 100,000 times
-        self._loaded_generation = -1
+        self.loaded_generation = -1
         self.reload()
 
     # --- looking up -----------------------------------------------------------
@@ -109,11 +109,11 @@ class Index:
             self._packs.clear()
             self._hot = {}
             self._is_empty = first is None
-            self._loaded_generation = generation
+            self.loaded_generation = generation
 
     def reload_if_changed(self) -> None:
         """Reload when another process has marked, lost or dropped packs, or added the first."""
-        if self._is_empty or self.generation != self._loaded_generation:
+        if self._is_empty or self.generation != self.loaded_generation:
             self.reload()
 
     def has(self, chunk_id: bytes) -> bool:

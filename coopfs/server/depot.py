@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from coopfs import durable
 from coopfs.errors import ObjectCorrupt, StateBusy, StoreError, UsageError
 from coopfs.objects import CONFIG, CONFIG_LEN_MAX
+from coopfs.objects import LOCKS as LOCKS  # who asks a depot for locks names them as it does
 from coopfs.oserrors import free_bytes
 from coopfs.server.census import settle, take_census
 from coopfs.server.clock import ClockJump, ClockWatch
@@ -34,7 +35,6 @@ from coopfs.server.upload import Upload
 
 PARTNERS: Final = "partners"
 CLOCK_FILE: Final = "clock.json"
-LOCKS: Final = "locks"  # restic's own; the one kind that is really deleted
 PACKS: Final = "data"
 EMPTY_LIMIT: Final = 1000  # objects; a second on a hard disk
 SCRUB_STEP_LEN: Final = 16 << 20  # bytes; a pack, and some tenths of a second
@@ -84,6 +84,7 @@ class Depot:
             raise UsageError(f"{terms.name!r}: not a name for a partner")
         with translated(self._places, str(self.folder)):
             self._places.make()
+            self._places.check_one_disk()
             # Taken before the ledger's lock, wherever both are.
             self._moving = Moving(os.path.join(self._places.top, _MOVING))
         self.clock = clock or ClockWatch(Path(os.path.abspath(root)) / CLOCK_FILE)
@@ -269,12 +270,12 @@ class Depot:
         if len(data) > CONFIG_LEN_MAX:
             raise StoreError(f"config: {len(data)} bytes, expected {CONFIG_LEN_MAX} at most")
         with translated(self._places, CONFIG):
-            if durable.write_new(self._places.config, [memoryview(data)]):
-                with self._ledger.lock:
-                    self._ledger.count.used += len(data)
-            elif self.get_config() != data:
-                raise StoreError("config: another one is there; it is never replaced")
-            else:
+            with self._ledger.lock:  # or a recount in between would count it twice
+                is_new = durable.write_new(self._places.config, [memoryview(data)])
+                self._ledger.count.used += len(data) if is_new else 0
+            if not is_new:
+                if self.get_config() != data:
+                    raise StoreError("config: another one is there; it is never replaced")
                 durable.sync_file(self._places.config)
             durable.sync_folder(self._places.objects)
 

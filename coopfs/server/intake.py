@@ -6,11 +6,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Final
 
 from coopfs import durable
 from coopfs.errors import ObjectCorrupt, StoreFull, StoreUnavailable, UsageError
 from coopfs.format.receipt import Receipt
 from coopfs.ids import ObjectId
+from coopfs.objects import LOCKS
 from coopfs.oserrors import free_bytes
 from coopfs.server.clock import ClockWatch
 from coopfs.server.faults import translated
@@ -18,6 +20,8 @@ from coopfs.server.places import Places, label_of
 from coopfs.server.quota import Ledger, day_of
 from coopfs.server.reading import plain_size
 from coopfs.server.upload import Buffers, Upload
+
+LOCK_LEN_MAX: Final = 4096  # bytes; restic's have about 150
 
 
 class Intake:
@@ -50,7 +54,9 @@ class Intake:
                 f"{label}: {size} bytes are more than the {free} that are free on the "
                 f"partner's disk; ask the partner to make room"
             )
-        self._ledger.reserve(label, size, day_of(self._clock), is_admin=is_admin)
+        # Without its lock restic could not even restore from a store that is full.
+        is_needed = is_admin or (kind == LOCKS and size <= LOCK_LEN_MAX)
+        self._ledger.reserve(label, size, day_of(self._clock), is_admin=is_needed)
         with self._number_lock:
             self._begun += 1
             temporary = f"{self._places.incoming}/{os.getpid()}-{self._begun}"

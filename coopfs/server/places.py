@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from coopfs import durable
-from coopfs.errors import UsageError
+from coopfs.errors import StoreError, UsageError
 from coopfs.objects import CONFIG, FANNED_OUT, KINDS, parse_object_name
 
 OBJECTS: Final = "objects"
@@ -79,6 +79,15 @@ class Places:
                 _make_folder(os.path.join(parent, name))
             if missing:
                 durable.sync_folder(parent)
+
+    def check_one_disk(self) -> None:
+        """Refuse folders that files cannot be moved between by their names alone (StoreError)."""
+        areas = (OBJECTS, f"{OBJECTS}/{FANNED_OUT}", INCOMING, TRASH, ROTTEN)
+        if len({os.stat(os.path.join(self.top, area)).st_dev for area in areas}) > 1:
+            raise StoreError(
+                f"{self.top}: its folders {', '.join(areas)} are not all on one file system; "
+                f"mount the disk on {self.top} or above it"
+            )
 
     def object(self, kind: str, name: str) -> str:
         """Return where the object lies, or would.

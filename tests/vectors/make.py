@@ -15,11 +15,9 @@ from typing import Any
 from vectors import rejects
 from vectors import samples as s
 
-from coopfs.format import config, index, pack, records, snapshot
-from coopfs.format.audit import audit_answers, audit_question
+from coopfs.format import audit, config, index, pack, receipt, records, snapshot
 from coopfs.format.chunker import Chunker, ChunkerParams
 from coopfs.format.keys import SIGN_BODY, SIGN_PACK, Role, owner_identity_seed
-from coopfs.format.receipt import sign_receipt
 from coopfs.format.sealing import Sealer, Section, make_salt, padded_len
 from coopfs.format.wrapping import KeyPurpose, ScryptParams, Secrets, encode_key_file
 from coopfs.identity import make_identity
@@ -240,10 +238,14 @@ def server() -> dict[str, Any]:
     """What a partner's server signs and answers."""
     pack_id, data = s.data_pack().pack_id, s.data_pack().data
     return {
-        "receipt": sign_receipt(s.RECEIPT, s.WRITER).hex(),
+        "receipt": receipt.sign_receipt(s.RECEIPT, s.WRITER).hex(),
         "public_key": s.WRITER.public_key.hex(),
-        "questions": [audit_question(s.KEYS.audit_key, pack_id, n).hex() for n in (0, 1, 2**40)],
-        "answers": [answer.hex() for answer in audit_answers(s.KEYS.audit_key, pack_id, [data], 2)],
+        "questions": [
+            audit.audit_question(s.KEYS.audit_key, pack_id, n).hex() for n in (0, 1, 2**40)
+        ],
+        "answers": [
+            answer.hex() for answer in audit.audit_answers(s.KEYS.audit_key, pack_id, [data], 2)
+        ],
     }
 
 
