@@ -32,6 +32,7 @@ from coopfs.format.invitation import (
 )
 from coopfs.identity import load_identity, make_identity
 from coopfs.ops.pairing import Paired, Terms, accept, default_root, invite, make_invitation
+from coopfs.ops.partnership import list_partners
 from coopfs.server.dialling import load_dial_place
 from coopfs.server.settings import load_partners
 from coopfs.store import accepting
@@ -337,6 +338,21 @@ def test_a_name_that_is_taken_is_refused_on_either_side(
         accept(berta.dirs, renamed, waiting.invitation)
         waiting.result()
     assert partner_names(berta.dirs) == ["anna", "other-anna"]
+
+
+@pytest.mark.root
+def test_what_root_makes_belongs_to_the_servers_user(anna: Side, berta: Side) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: OWNERS ARE NOT TESTED")
+    anna.terms.root.mkdir(parents=True)
+    os.chown(anna.terms.root, 65534, 65534)
+    with inviting(anna) as waiting:
+        accept(berta.dirs, berta.terms, waiting.invitation)
+        waiting.result()
+    list_partners(anna.dirs, anna.terms.root)  # makes the folders of objects
+    made = list(anna.terms.root.rglob("*"))
+    assert {"identity.pem", "partner.toml", "objects"} <= {path.name for path in made}
+    assert {path.stat().st_uid for path in made} == {65534}
 
 
 def test_a_port_that_is_taken_is_said(anna: Side) -> None:

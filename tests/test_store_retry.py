@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -129,6 +130,19 @@ def test_reading_and_writing_have_budgets_of_their_own(clock: Clock) -> None:
     with pytest.raises(StoreUnavailable):
         retrier.read("x", flaky)
     assert flaky.calls == 1
+
+
+def test_who_is_kept_waiting_is_told_once_until_the_store_answers(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    retrier = Retrier(Patience(1000.0, 1000.0))
+    retrier.read("x", Flaky(2))
+    assert caplog.messages == []  # over before anybody notices
+    for _ in range(2):
+        retrier.read("x", Flaky(12))
+    assert len(caplog.messages) == 2
+    for message in caplog.messages:
+        assert re.fullmatch(r"refused \d; trying again for up to 1000 s", message)
 
 
 def test_closing_ends_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from coopfs.format.invitation import (
 from coopfs.identity import Identity, load_or_make_identity, parse_certificate, pin_of
 from coopfs.server.dialling import DialPlace, remove_dial_place, save_dial_place
 from coopfs.server.inviting import listen_at, wait_for_partner
+from coopfs.server.ownership import hand_over
 from coopfs.server.serve import IDENTITY_FILE
 from coopfs.server.settings import PartnerSettings, change_partner, partner_folder
 from coopfs.store.accepting import Acceptance
@@ -226,6 +227,7 @@ def _keep(dirs: Dirs, terms: Terms, name: str, told: Introduction, words: str) -
         save_dial_place(terms.root, DialPlace(name, told.endpoint, server))
     else:
         remove_dial_place(terms.root, name)
+    hand_over(terms.root, name)
     save_access(dirs, access)
     return Paired(access, granted, words, is_confirmed=False)
 

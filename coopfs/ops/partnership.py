@@ -22,6 +22,7 @@ from coopfs.errors import ConfigError, CoopfsError, NotFound, UsageError
 from coopfs.format.invitation import Endpoint, check_partner_name
 from coopfs.server.depot import Depot
 from coopfs.server.dialling import load_dial_place, remove_dial_place, save_dial_place
+from coopfs.server.ownership import hand_over
 from coopfs.server.quota import Usage
 from coopfs.server.settings import (
     SETTINGS_FILE,
@@ -91,6 +92,7 @@ def _usage(root: Path, granted: PartnerSettings) -> Usage:
         return depot.usage()
     finally:
         depot.close()
+        hand_over(root, granted.name)  # it makes folders that are missing
 
 
 def _is_granted(root: Path, name: str) -> bool:
@@ -158,6 +160,7 @@ def change_terms(dirs: Dirs, root: Path, name: str, change: Change) -> None:
 
     if changes:
         change_partner(root, name, apply)
+        hand_over(root, name)
     if change.endpoint is not None:
         _move(dirs, root, name, change.endpoint)
 
@@ -175,6 +178,7 @@ def _move(dirs: Dirs, root: Path, name: str, endpoint: Endpoint) -> None:
     except FileNotFoundError:
         return
     save_dial_place(root, replace(place, endpoint=endpoint))
+    hand_over(root, name)
 
 
 def raise_retention(name: str, days: int, lend: Callable[[CoopStore], None]) -> int | None:
@@ -211,7 +215,9 @@ def leave(root: Path, name: str, notice_days: int) -> date:
     def apply(old: PartnerSettings) -> PartnerSettings:
         return replace(old, keeps_until=max(old.keeps_until, until.isoformat()))
 
-    return date.fromisoformat(change_partner(root, name, apply).keeps_until)
+    granted = change_partner(root, name, apply)
+    hand_over(root, name)
+    return date.fromisoformat(granted.keeps_until)
 
 
 def check_removable(dirs: Dirs, root: Path, name: str, *, with_data: bool) -> list[str]:

@@ -81,8 +81,10 @@ def _findings(value: object) -> tuple[str, ...]:
         return ()
     found = []
     for item in value[:FINDINGS_MAX]:
-        kind, name = (item.get("kind"), item.get("name")) if type(item) is dict else (None, None)
-        if (text := _text(f"{kind}/{name}")) is not None:
+        if type(item) is not dict:
+            continue
+        kind, name = item.get("kind"), item.get("name")
+        if type(kind) is str and type(name) is str and (text := _text(f"{kind}/{name}")):
             found.append(text)
     return tuple(found)
 

@@ -192,7 +192,11 @@ class RestStore(Store):
         body: Payload | None = None,
     ) -> Answer:
         answer = self._pool.request(method, path, label, headers=headers, body=body)
-        self._note(answer, label)
+        try:
+            self._note(answer, label)
+        except BaseException:
+            answer.close()
+            raise
         return answer
 
     def _path(self, kind: Kind, name: bytes) -> str:
@@ -274,7 +278,9 @@ class RestStore(Store):
             self._expect(answer, label)
             body = answer.read_up_to(LIST_LEN_MAX + 1)
             if len(body) > LIST_LEN_MAX:
-                raise NotAStore(f"{label} at {self.address}: an endless listing")
+                raise NotAStore(
+                    f"{label} at {self.address}: an endless listing (over {LIST_LEN_MAX} bytes)"
+                )
             return body
 
     def _get_config(self) -> bytes:

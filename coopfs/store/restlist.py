@@ -15,8 +15,9 @@ from coopfs.errors import NotAStore
 from coopfs.store.base import ObjectInfo, parse_object_name
 
 MEDIA_TYPE: Final = "application/vnd.x.restic.rest.v2"
-# Bytes; ten million objects, 160 TB in packs of 16 MiB.
-LIST_LEN_MAX: Final = 1 << 30
+# Bytes; 2.5 million objects, 40 TB in packs of 16 MiB.  More is what a hostile server
+# would have us keep in memory.
+LIST_LEN_MAX: Final = 256 << 20
 _SIZE_MAX: Final = 1 << 62
 _ENTRY_LEN_MAX: Final = 64 << 10  # characters; a real one has about 95
 

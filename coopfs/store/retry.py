@@ -6,6 +6,7 @@ grow, are jittered, and end when the budget does.  Any other error is raised at 
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -19,6 +20,7 @@ from coopfs.errors import StoreUnavailable, UsageError
 PAUSE_FIRST_S: Final = 0.2
 PAUSE_MAX_S: Final = 30.0
 PAUSE_GROWTH: Final = 2.0
+NOTICED_S: Final = 2.0  # whoever waits longer wants to know for what
 # Somebody waits for what is read; what is put at night may outlast a router's restart.
 READ_BUDGET_S: Final = 60.0
 WRITE_BUDGET_S: Final = 300.0
@@ -26,6 +28,8 @@ MOUNT_TIMEOUT_S: Final = 20  # a sleeping disk wakes up within it
 TIMEOUT_VARIABLE: Final = "COOPFS_STORE_TIMEOUT"  # seconds, for reading and writing alike
 
 _Result = TypeVar("_Result")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +67,14 @@ def retrying(
     budget_s: float = READ_BUDGET_S,
     *,
     stopped: threading.Event | None = None,
+    on_wait: Callable[[StoreUnavailable], object] | None = None,
 ) -> _Result:
     """Return what *call* returns, calling it again while it raises StoreUnavailable.
 
     *label* says in the message what was tried.  No pause is begun that would end after
     *budget_s* seconds, so a call that itself takes long is not made again for ever; once
-    *stopped* is set nothing is repeated and a pause ends at once.
+    *stopped* is set nothing is repeated and a pause ends at once.  *on_wait* is told the
+    error before each pause once they have become long enough to be noticed.
 
     Raises:
         StoreUnavailable: it still was when the budget was spent.
@@ -90,6 +96,8 @@ def retrying(
                 raise type(exc)(
                     f"{exc} (given up on {label} after {tries} tries in {spent_s:.0f} s)"
                 ) from exc
+            if on_wait is not None and spent_s > NOTICED_S:
+                on_wait(exc)
         _pause(wait_s, stopped)
         pause_s = min(pause_s * PAUSE_GROWTH, PAUSE_MAX_S)
         tries += 1
@@ -114,6 +122,7 @@ class Retrier:
         self.patience = Patience.from_environment() if patience is None else patience
         self._stopped = threading.Event()
         self._is_away = False
+        self._has_told = False  # that it keeps somebody waiting, since it last answered
 
     def read(self, label: str, call: Callable[[], _Result]) -> _Result:
         """Run *call*, which changes nothing in the store; see :func:`retrying`."""
@@ -130,9 +139,22 @@ class Retrier:
     def _run(self, label: str, call: Callable[[], _Result], budget_s: float) -> _Result:
         budget_s = 0.0 if self._is_away else budget_s
         try:
-            result = retrying(label, call, budget_s, stopped=self._stopped)
+            result = retrying(
+                label,
+                call,
+                budget_s,
+                stopped=self._stopped,
+                on_wait=lambda exc: self._tell(exc, budget_s),
+            )
         except StoreUnavailable:
             self._is_away = True
             raise
-        self._is_away = False
+        self._is_away = self._has_told = False
         return result
+
+    def _tell(self, exc: StoreUnavailable, budget_s: float) -> None:
+        if not self._has_told:
+            self._has_told = True
+            # Where nobody listens to the log it is standard error that shows it.
+            prefix = "" if log.hasHandlers() else "coopfs: warning: "
+            log.warning("%s%s; trying again for up to %.0f s", prefix, exc, budget_s)
