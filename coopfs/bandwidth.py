@@ -21,8 +21,8 @@ BURST_S: Final = 0.1  # what may go at once, in seconds of the rate: short enoug
 BURST_MIN: Final = 16 << 10  # bytes; one TLS record (RFC 8446, section 5.1)
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_RATE = re.compile(r"(\d{1,12})([kmg]?)(?:bit/s)?\Z")
-_HOURS = re.compile(r"(\d{2}):(\d{2})-(\d{2}):(\d{2})\Z")
+_RATE = re.compile(r"([0-9]{1,12})([kmg]?)(?:bit/s)?\Z")
+_HOURS = re.compile(r"([0-9]{2}):([0-9]{2})-([0-9]{2}):([0-9]{2})\Z")
 _DAY_MINUTES: Final = 24 * 60
 
 

@@ -112,7 +112,9 @@ class Serving:
         wanted = sum(arg in _LISTENING for arg in self._args)
         for _ in range(max(wanted, 1)):
             line = stdout.readline()
-            assert line, f"the server ended:\n{self.log()}"
+            if not line:
+                self.wait()
+                raise AssertionError(f"the server ended:\n{self.log()}")
             told = json.loads(line)
             self.addresses[told["purpose"]] = told["address"]
 

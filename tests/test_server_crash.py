@@ -11,8 +11,9 @@ from pathlib import Path
 
 import depot_crashing as crash
 import pytest
-from depots import DAY_NS, Clocks, Lab, name_of, names, put, read, sums
+from depots import DAY_NS, Clocks, Lab, name_of, names, paths_below, put, read, sums
 
+from coopfs.errors import ObjectNotFound
 from coopfs.objects import KINDS
 
 TESTS = Path(__file__).parent
@@ -46,8 +47,8 @@ def assert_sound(lab: Lab) -> None:
     assert [p.name for p in (lab.folder / "objects").iterdir() if p.name.startswith(".")] == []
     # The sums, against what a walk finds.
     usage = lab.depot.usage()
-    objects = [path for path in (lab.folder / "objects").rglob("*") if path.is_file()]
-    trash = [path for path in (lab.folder / "trash").rglob("*") if path.is_file()]
+    objects = paths_below(lab.folder / "objects")
+    trash = paths_below(lab.folder / "trash")
     assert usage.used == sum(path.stat().st_size for path in objects)
     assert usage.objects == len([path for path in objects if path.name != "config"])
     assert (usage.trash_objects, usage.trash_used) == (
@@ -61,7 +62,10 @@ def trashed(lab: Lab) -> list[str]:
 
 
 def is_stored(lab: Lab, data: bytes) -> bool:
-    return name_of(data) in names(lab.depot)
+    try:
+        return lab.depot.size("data", name_of(data)) == len(data)
+    except ObjectNotFound:
+        return False
 
 
 def is_trashed(lab: Lab, data: bytes) -> bool:

@@ -83,6 +83,8 @@ def _run(
     **addresses: tuple[str, ...],
 ) -> None:
     import logging
+    from contextlib import ExitStack
+    from functools import partial
 
     import trio
 
@@ -92,36 +94,39 @@ def _run(
     if bool(addresses["restic"]) != (restic_certificate is not None):
         raise UsageError("--restic-listen and --restic-certificate go together")
     _log_to_terminal(ctx)
-    listeners = _listeners(addresses)
     identity = load_or_make_identity(root / IDENTITY_FILE)
-    server = Server(
-        ServeOptions(
-            root=root,
-            identity=identity,
-            listeners=tuple(listeners),
-            restic_certificate=restic_certificate,
-            grace_s=grace,
-        )
-    )
-    if not server.partners.desks:
-        ctx.warn(f'{root} has no partners yet; make one with "coopfs pair"')
-
-    def started() -> None:
+    listeners = _listeners(addresses)
+    with ExitStack() as stack:
         for listener in listeners:
-            if ctx.json:
-                ctx.emit_json(
-                    {
-                        "type": "listening",
-                        "purpose": listener.purpose.value,
-                        "address": listener.address,
-                        "pin": identity.pin,
-                    }
-                )
-            else:
-                ctx.echo(f"listening on {listener.address} ({listener.purpose.value})")
+            stack.callback(listener.sock.close)
+        server = Server(
+            ServeOptions(
+                root=root,
+                identity=identity,
+                listeners=tuple(listeners),
+                restic_certificate=restic_certificate,
+                grace_s=grace,
+            )
+        )
+        if not server.partners.desks:
+            ctx.warn(f'{root} has no partners yet; make one with "coopfs pair"')
+        logging.getLogger("coopfs.serve").info("this server's pin is %s", identity.pin)
+        trio.run(server.run, partial(_tell, ctx, listeners, identity.pin))
 
-    logging.getLogger("coopfs.serve").info("this server's pin is %s", identity.pin)
-    trio.run(server.run, started)
+
+def _tell(ctx: Context, listeners: list[Listener], pin: str) -> None:
+    """Say that the server is ready, and where."""
+    for listener in listeners:
+        ctx.echo(f"listening on {listener.address} ({listener.purpose.value})")
+        if ctx.json:
+            ctx.emit_json(
+                {
+                    "type": "listening",
+                    "purpose": listener.purpose.value,
+                    "address": listener.address,
+                    "pin": pin,
+                }
+            )
 
 
 def _listeners(addresses: dict[str, tuple[str, ...]]) -> list[Listener]:

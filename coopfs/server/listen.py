@@ -21,7 +21,7 @@ from coopfs.errors import CoopfsError, UsageError
 BACKLOG: Final = 128
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 _HOST_PORT = re.compile(
-    r"(?:\[(?P<v6>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>\d{1,5})"
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>[0-9]{1,5})"
 )
 
 

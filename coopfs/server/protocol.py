@@ -38,7 +38,7 @@ _TARGET = re.compile(
     rf"/(?:(?P<config>{CONFIG})|(?P<kind>{_KINDS})/(?P<name>[0-9a-f]{{64}})?)?"
     r"(?:\?(?P<query>[a-z0-9=&]{0,64}))?\Z"
 )
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z")
 
 
 class Refused(Exception):
