@@ -195,6 +195,7 @@ def admit(
     from dataclasses import replace
 
     from coopfs.cli.quantities import parse_days, parse_size
+    from coopfs.server.ownership import hand_over
     from coopfs.server.settings import change_partner
 
     changes: dict[str, Any] = {}
@@ -208,8 +209,9 @@ def admit(
         if limits[rate] is not None:
             changes[rate] = limits[rate]
     added = [tuple(_read_certificate(path) for path in paths) for paths in (writers, admins)]
+    chosen = _chosen(ctx, root)
     settings = change_partner(
-        _chosen(ctx, root),
+        chosen,
         name,
         lambda old: replace(
             old,
@@ -218,6 +220,7 @@ def admit(
             **changes,
         ),
     )
+    hand_over(chosen, name)
     if ctx.json:
         ctx.emit_json(
             {
@@ -249,6 +252,7 @@ def token(ctx: Context, /, name: str, admin: bool, root: Path | None) -> None:
     import secrets
     from dataclasses import replace
 
+    from coopfs.server.ownership import hand_over
     from coopfs.server.settings import change_partner, load_partner
 
     chosen = _chosen(ctx, root)
@@ -264,6 +268,7 @@ def token(ctx: Context, /, name: str, admin: bool, root: Path | None) -> None:
             else replace(old, writer_tokens=(*old.writer_tokens, digest))
         ),
     )
+    hand_over(chosen, name)
     if ctx.json:
         ctx.emit_json({"type": "token", "partner": name, "token": text})
     else:
