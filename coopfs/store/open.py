@@ -39,6 +39,12 @@ def _rclone() -> Scheme:
     return Scheme(rclone.check_rclone, rclone.open_rclone, rclone.create_rclone)
 
 
+def _sftp() -> Scheme:
+    from coopfs.store import sftp, sshchild
+
+    return Scheme(sshchild.parse_sftp_address, sftp.sftp_store, sftp.create_sftp_store)
+
+
 # One line a scheme, lower-case: what imports its module, only when it is needed, and
 # says what is in there.  Folders are no business of this table.
 SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
@@ -47,6 +53,7 @@ SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
     "rest+http": _rest,
     "rest+https": _rest,
     "rest+http+unix": _rest,
+    "sftp": _sftp,
 }
 
 # Schemes written with a colon alone: restic's and rclone's way.

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from coopfs.durable import TEMPORARY_AGE_MAX_S, TEMPORARY_PREFIX
 from coopfs.errors import (
     CoopfsError,
     NotAStore,
@@ -42,7 +43,6 @@ from coopfs.store.base import (
     range_len,
     size_conflict,
 )
-from coopfs.store.durable import TEMPORARY_AGE_MAX_S, TEMPORARY_PREFIX
 from coopfs.store.retry import Retrier
 
 LISTED_AT_ONCE: Final = 32  # folders; a server keeps that many open for us

@@ -10,12 +10,11 @@ while the first is busy with more than ssh lets be under way.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from coopfs.errors import CoopfsError, StoreUnavailable
-from coopfs.store.open import Scheme
 from coopfs.store.remotefolder import FileInfo, RemoteFiles, RemoteFolderStore
 from coopfs.store.sftpchannel import SftpChannel
 from coopfs.store.sftpsession import SftpSession
@@ -205,6 +204,3 @@ def create_sftp_store(address: str) -> RemoteFolderStore:
         store.close()
         raise
     return store
-
-
-SCHEME: Final = Scheme(parse_sftp_address, sftp_store, create_sftp_store)

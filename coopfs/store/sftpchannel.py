@@ -43,7 +43,7 @@ class Pending:
     def __init__(self, into: memoryview | None) -> None:
         self.into = into  # where DATA goes; None: none is expected
         self.is_done = False
-        self.op = Op.STATUS
+        self.op: int = Op.STATUS
         self.body = b""  # of the reply, after the id; of DATA nothing
         self.data_len = 0
         self.error: CoopfsError | None = None

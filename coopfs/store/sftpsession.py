@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from coopfs.durable import FOLDER_MODE
 from coopfs.errors import (
     CoopfsError,
     StoreDenied,
@@ -21,7 +22,6 @@ from coopfs.errors import (
 )
 from coopfs.store import sftpwire as wire
 from coopfs.store.base import range_len, truncated
-from coopfs.store.durable import FOLDER_MODE
 from coopfs.store.remotefolder import FileInfo, plain_size
 from coopfs.store.sftpchannel import Pending, SftpChannel
 from coopfs.store.sftpwire import Attrs, Code, Op, OpenFlag, WireError
@@ -88,7 +88,7 @@ class SftpSession:
 
     def _take_limits(self) -> None:
         reply = self.channel.ask(wire.limits())
-        if reply.op is not Op.EXTENDED_REPLY:
+        if reply.op != Op.EXTENDED_REPLY:
             return
         limits = self._parsed(wire.parse_limits, reply)
         self._read_len = max(min(limits.read_len, _IO_LEN_MAX), _IO_LEN_MIN)
@@ -155,7 +155,7 @@ class SftpSession:
     ) -> None:
         while True:
             reply = self.channel.finish(pending)
-            if reply.op is not Op.DATA:
+            if reply.op != Op.DATA:
                 code, said = self._status(reply)
                 if code == Code.EOF:
                     raise truncated(label, *asked, start)
@@ -293,7 +293,7 @@ class SftpSession:
 
     def _names(self, reply: Pending, path: str) -> list[FileInfo] | None:
         """Return the entries in *reply*, sizes known; None at the end of the folder."""
-        if reply.op is not Op.NAME:
+        if reply.op != Op.NAME:
             code, said = self._status(reply)
             if code == Code.EOF:
                 return None
@@ -322,7 +322,7 @@ class SftpSession:
 
     def _room(self, path: str) -> tuple[int, int]:
         reply = self.channel.ask(wire.statvfs(path))
-        if reply.op is not Op.EXTENDED_REPLY:
+        if reply.op != Op.EXTENDED_REPLY:
             raise _Refused(*self._status(reply), "asking for free space")
         return self._parsed(wire.parse_room, reply)
 
@@ -368,7 +368,7 @@ class SftpSession:
             handle = self._handle(opened, "making a file")
         except _Refused as exc:
             raise self._meant(exc, temporary, temporary) from exc
-        if looked.op is not Op.ATTRS:
+        if looked.op != Op.ATTRS:
             return handle, None
         undone = self.channel.send([wire.close(handle), wire.remove(temporary)])
         self.channel.finish(undone[-1])
@@ -438,7 +438,7 @@ class SftpSession:
     # --- what replies mean --------------------------------------------------------------
 
     def _status(self, reply: Pending) -> tuple[int, str]:
-        if reply.op is not Op.STATUS:
+        if reply.op != Op.STATUS:
             raise self._nonsense(f"a reply of type {reply.op} where a status was expected")
         return self._parsed(wire.parse_status, reply)
 
@@ -448,12 +448,12 @@ class SftpSession:
             raise _Refused(code, said, request)
 
     def _handle(self, reply: Pending, request: str = "opening") -> bytes:
-        if reply.op is not Op.HANDLE:
+        if reply.op != Op.HANDLE:
             raise _Refused(*self._status(reply), request)
         return self._parsed(wire.parse_handle, reply)
 
     def _attrs(self, reply: Pending) -> Attrs:
-        if reply.op is not Op.ATTRS:
+        if reply.op != Op.ATTRS:
             raise _Refused(*self._status(reply), "looking")
         return self._parsed(wire.parse_attrs, reply)
 
