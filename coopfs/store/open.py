@@ -39,6 +39,12 @@ def _rclone() -> Scheme:
     return Scheme(rclone.check_rclone, rclone.open_rclone, rclone.create_rclone)
 
 
+def _ftp() -> Scheme:
+    from coopfs.store import ftp, ftpaddress
+
+    return Scheme(ftpaddress.parse_ftp_address, ftp.ftp_store, ftp.create_ftp_store)
+
+
 def _sftp() -> Scheme:
     from coopfs.store import sftp, sshchild
 
@@ -53,6 +59,8 @@ SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
     "rest+http": _rest,
     "rest+https": _rest,
     "rest+http+unix": _rest,
+    "ftp": _ftp,
+    "ftps": _ftp,
     "sftp": _sftp,
 }
 
