@@ -6,45 +6,24 @@ import getpass
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import time
+import tempfile
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 
-import pytest
-
-_DEADLINE_S = 20
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+from servers import Server, accepts, free_port, program
 
 
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until *process* listens on *port*; fail the test if it ends instead."""
-    deadline = time.monotonic() + _DEADLINE_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            said = log.read_text(errors="replace") if log.exists() else ""
-            assert process.poll() is None, f"the server ended: {said}"
-            assert time.monotonic() < deadline, f"nobody listens on {port}: {said}"
-            time.sleep(0.01)
-
-
-class SshServer:
+class SshServer(Server):
     """sshd with internal-sftp for the current user; ``command`` is the ssh that gets in."""
 
     def __init__(self, base: Path, *settings: str, sftp: str = "internal-sftp") -> None:
         """Make keys and configuration in *base*; *settings* are lines of sshd_config."""
-        if SSHD is None or not shutil.which("ssh"):
-            pytest.skip("no sshd or no ssh here (openssh-server): SFTP IS NOT TESTED")
+        program("ssh")
+        sshd = program("sshd", "/usr/sbin/sshd")
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # a boot would have made it
         self.base = base
         base.mkdir()
         self.port = free_port()
@@ -65,7 +44,7 @@ class SshServer:
             "MaxStartups 200",
             *settings,
         ]
-        if not any(line.startswith("Subsystem") for line in settings):
+        if sftp:
             lines.append(f"Subsystem sftp {sftp}")
         (base / "sshd_config").write_text("\n".join(lines) + "\n")
         self.known_hosts(base / "host_key.pub")
@@ -76,8 +55,14 @@ class SshServer:
             f"  StrictHostKeyChecking yes\n  IdentityAgent none\n  BatchMode yes\n"
         )
         self.command = f"ssh -F {self.config}"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.log = base / "sshd.log"
+        # ControlPath has to be short: a socket's name has 108 bytes.
+        self._shared = tempfile.mkdtemp(prefix="coopfs-ssh-")
+        self.shared_command = (
+            f"{self.command} -o ControlMaster=auto -o ControlPersist=60 "
+            f"-o ControlPath={self._shared}/s"
+        )
+        command = [sshd, "-D", "-e", "-f", base / "sshd_config"]
+        super().__init__(command, lambda: accepts(self.port))
 
     def make_key(self, name: str) -> None:
         """Make the key pair *name*, anew if it is there."""
@@ -88,56 +73,46 @@ class SshServer:
         )
 
     def known_hosts(self, *public_keys: Path) -> None:
-        """Have the client know the server by these keys."""
-        lines = [f"[127.0.0.1]:{self.port} {' '.join(key.read_text().split()[:2])}\n"
-                 for key in public_keys]  # fmt: skip
-        (self.base / "known_hosts").write_text("".join(lines))
-
-    def start(self) -> None:
-        """Start it, or start it again."""
-        assert SSHD is not None
-        if os.getuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # a boot would have made it
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [SSHD, "-D", "-e", "-f", self.base / "sshd_config"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_for_port(self.port, self.process, self.log)
+        """Have the client know the server, behind whatever port, by these keys."""
+        keys = [" ".join(key.read_text().split()[:2]) for key in public_keys]
+        text = "".join(f"[127.0.0.1]:* {key}\n" for key in keys)
+        (self.base / "known_hosts").write_text(text)
 
     def sessions(self) -> list[int]:
         """Return the processes of the connections that are open."""
-        assert self.process is not None
-        return _descendants(self.process.pid)
+        assert self._process is not None
+        return _descendants(self._process.pid)
 
     def kill_sessions(self) -> None:
         """Cut every connection, as a crash of the machine would; go on serving new ones."""
-        for pid in self.sessions():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        _kill(self.sessions())
 
-    def stop(self) -> None:
-        """Stop it and cut its connections."""
-        if self.process is None:
-            return
-        children = self.sessions()
-        self.process.kill()
-        self.process.wait()
-        self.process = None
-        for pid in children:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    def kill(self) -> None:
+        """Kill it with all its connections."""
+        sessions = self.sessions()
+        super().kill()
+        _kill(sessions)
 
-    def address(self, path: Path | str) -> str:
-        """Return the address of the store in the folder *path* there."""
-        return f"sftp://{getpass.getuser()}@127.0.0.1:{self.port}{path}"
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        sessions = self.sessions()
+        super().__exit__(exc_type, exc, traceback)
+        _kill(sessions)
+        shutil.rmtree(self._shared)
+
+    def address(self, path: Path | str, port: int | None = None) -> str:
+        """Return the address of the store in the folder *path* there; *port*: a proxy's."""
+        return f"sftp://{getpass.getuser()}@127.0.0.1:{port or self.port}{path}"
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _descendants(pid: int) -> list[int]:

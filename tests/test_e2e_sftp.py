@@ -18,11 +18,10 @@ from coopfs.store.sshchild import COMMAND_VARIABLE
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshServer]:
     """Yield a running server that ``ssh`` gets into."""
     server = SshServer(tmp_path / "ssh")
-    server.start()
     monkeypatch.setenv(COMMAND_VARIABLE, server.command)
     monkeypatch.setenv("COOPFS_STORE_TIMEOUT", "20")
-    yield server
-    server.stop()
+    with server:
+        yield server
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_an_archive_lives_at_another_machine(
     host.ok("snapshot", source)
     assert len(host.ok("snapshots", "--json").lines()) >= 2
     host.ok("check", "--read-data")
-    host.ok("restore", "latest", "--to", tmp_path / "back")
+    host.ok("restore", "latest", "--target", tmp_path / "back")
     back = {path: data for path, data in everything_below(tmp_path / "back").items()}
     assert {Path(path).name: data for path, data in back.items()} == {
         path.name: path.read_bytes() for path in source.rglob("*") if path.is_file()

@@ -259,9 +259,10 @@ class SftpChannel:
             body = self._buffer[self._start + _REPLY.size : self._start + 4 + length]
             pending.body = bytes(body)
             self._start += 4 + length
-        pending.op = op
         with self._lock:
-            del self._pending[request_id]
+            if self._pending.pop(request_id, None) is None:
+                return  # the conversation was ended meanwhile, and so was this request
+            pending.op = op
             pending.is_done = True
             if turn := self._waiting.get(pending):
                 turn.notify()

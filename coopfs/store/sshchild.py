@@ -40,7 +40,7 @@ _OPTIONS: Final = (
 )
 
 _URL = re.compile(
-    r"sftp://(?:([^@/]*)@)?(\[[0-9A-Fa-f:.%]+\]|[^:@/\[\]]+)(?::([0-9]+))?(/.*)", re.I | re.S
+    r"sftp://(?:([^@/]*)@)?(\[[^\]/@]+\]|[^:@/\[\]]+)(?::([0-9]+))?(/.*)", re.I | re.S
 )
 
 # What ssh says when the machine is not the one its known_hosts has; then when we are
