@@ -10,9 +10,9 @@ from pathlib import Path
 
 import fakessh
 import pytest
-from slowline import SlowLine
 from mounting import wait_until
 from servers import free_port
+from slowline import SlowLine
 from sshservers import SshServer
 from store_suite import (
     THREADS,
