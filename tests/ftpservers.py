@@ -154,6 +154,12 @@ class FtpWords(Listener):
 
     def handle(self, sock: socket.socket) -> None:
         sock.sendall(f"{self.replies['']}\r\n".encode())
+        if secure := self._talk(sock):
+            with secure, suppress(OSError):
+                self._talk(secure)
+
+    def _talk(self, sock: socket.socket) -> ssl.SSLSocket | None:
+        """Answer commands until the end, or until TLS is to begin, over what is returned."""
         listener: socket.socket | None = None
         while line := _line_of(sock):
             verb = line.split()[0].decode(errors="replace").upper()
@@ -173,7 +179,8 @@ class FtpWords(Listener):
                 listener = None
             sock.sendall(f"{self.replies.get(verb, '500 what?')}\r\n".encode())
             if verb == "AUTH" and self._context:
-                sock = self._context.wrap_socket(sock, server_side=True)
+                return self._context.wrap_socket(sock, server_side=True)
+        return None
 
 
 def _line_of(sock: socket.socket) -> bytes:

@@ -24,9 +24,7 @@ from store_suite import (
 
 from coopfs.errors import (
     ConfigError,
-    CoopfsError,
     NotAStore,
-    ObjectCorrupt,
     ObjectNotFound,
     StoreDenied,
     StoreError,
@@ -203,13 +201,13 @@ def test_ranges_in_a_row_are_one_transfer(root: Path, plain: PyftpdlibServer) ->
         found = [store.get(Kind.DATA, name, at, step) for at in range(0, 10 * step, step)]
         assert b"".join(found) == data[: 10 * step]
         assert line.commands["RETR"] == 1
-        assert store.get(Kind.DATA, name, 7, 100) == data[7:107]
+        assert store.get(Kind.DATA, name, 7, step) == data[7 : step + 7]
         assert line.commands["RETR"] == 2
-        assert store.get(Kind.DATA, name, 107, 100) == data[107:207]
+        assert store.get(Kind.DATA, name, step + 7, step) == data[step + 7 : 2 * step + 7]
         assert line.commands["RETR"] == 2
         store.delete(Kind.DATA, name)
         with pytest.raises(ObjectNotFound):
-            store.get(Kind.DATA, name, 207, 100)
+            store.get(Kind.DATA, name, 2 * step + 7, step)
 
 
 def test_a_server_of_one_connection_serves_many_threads(root: Path, tmp_path: Path) -> None:
@@ -319,13 +317,11 @@ def test_a_listing_cut_by_somebody_in_between_is_noticed_under_tls(tmp_path: Pat
 @pytest.mark.parametrize(
     ("replies", "error", "words"),
     [
-        ({"": "SSH-2.0-OpenSSH_9.2"}, StoreError, "no FTP server.*SSH-2"),
+        ({"": "HTTP/1.1 400 Bad Request"}, StoreError, r"no FTP server.*HTTP"),
         ({"": "220 hi", "SIZE": "213 many"}, StoreError, "213 many"),
         ({"": "421 Too many connections"}, StoreUnavailable, "421"),
         ({"USER": "530 Not today"}, StoreDenied, "530 Not today"),
-        ({"PWD": "257 nowhere"}, StoreError | ObjectNotFound, ""),
         ({"RETR": "426 cut"}, StoreUnavailable, "cut off"),
-        ({"SIZE": "213 99999999999999999999999999999"}, StoreError, ""),
     ],
 )
 def test_nonsense_is_an_error_that_says_so(
@@ -333,9 +329,9 @@ def test_nonsense_is_an_error_that_says_so(
 ) -> None:
     with FtpWords(replies, b"0123") as server:
         address = f"ftp://127.0.0.1:{server.port}/x"
-        with ftp_store(address) as store, pytest.raises(CoopfsError, match=words) as caught:
+        with ftp_store(address) as store, pytest.raises(error, match=words) as caught:
             store.get(Kind.DATA, name_of(b"x"), 0, 8)
-        assert isinstance(caught.value, error | ObjectCorrupt)
+        assert type(caught.value) is error
 
 
 def test_a_closed_store_wakes_who_waits(root: Path) -> None:
@@ -489,7 +485,7 @@ def test_user_and_password_come_from_address_environment_or_netrc(
     both = {"COOPFS_FTP_USERNAME": "carl", "COOPFS_FTP_PASSWORD": "p"}
     assert bare.login(both) == ("carl", "p")
     assert parse_ftp_address("ftp://bob:q@host/x").login(both) == ("bob", "q")
-    netrc.write_text("machine host login\n")
+    netrc.write_text("machinery host login\n")
     with pytest.raises(ConfigError, match="netrc"):
         bare.login({})
 

@@ -38,6 +38,8 @@ IDLE_MAX_S: Final = 20.0  # a connection idle for longer is asked whether it is 
 # A transfer left open for the range that follows is trusted for so long: an object
 # deleted by another client goes on being read no longer than this.
 PARKED_MAX_S: Final = 5.0
+# Bytes of a range from which on the next one probably follows it: who reads less jumps about.
+_PARKED_LEN_MIN: Final = 64 << 10
 
 
 class _Line:
@@ -115,8 +117,8 @@ class FtpFiles(RemoteFiles):
             buffer = bytearray(length)
             if line.connection.receive_into(data, memoryview(buffer)) == length:
                 line.position += length
-                if line.position == size:
-                    line.halt()  # nothing is left that could be read next
+                if line.position == size or length < _PARKED_LEN_MIN:
+                    line.halt()  # nothing is left that could be read next, or nobody will
                 return bytes(buffer)
             line.halt()
             self._range(line, path, label, offset, length)
@@ -180,7 +182,10 @@ class FtpFiles(RemoteFiles):
                 raise
             if verb == "MLSD":
                 return parse_mlsd(listing)
-            return [info for name in parse_nlst(listing) if (info := _sized(line, path, name))]
+            names = parse_nlst(listing)
+            if not names and not _is_folder(line, path):
+                return None  # vsftpd shows nothing, and succeeds, where nothing is
+            return [info for name in names if (info := _sized(line, path, name))]
 
     def free_bytes(self, path: str) -> int | None:
         """See :meth:`RemoteFiles.free_bytes`: FTP cannot tell."""
@@ -266,7 +271,7 @@ class FtpFiles(RemoteFiles):
                 parent = posixpath.dirname(line.absolute(path))
                 if not _is_folder(line, parent):
                     raise FileNotFoundError(path) from exc
-                raise line.connection.refusal(exc, path) from exc
+                raise _denied(line, exc, path) from exc
 
     # --- the pool -----------------------------------------------------------------------
 
@@ -356,17 +361,19 @@ class FtpFiles(RemoteFiles):
 
     def _connect(self) -> _Line:
         """Return a new line, which has been counted already."""
+        line = _Line(FtpConnection(self._address, self._trust))
+        with self._lock:
+            self._lent.add(line)
         try:
-            line = _Line(FtpConnection(self._address, self._trust))
+            line.connection.open()
         except BaseException as exc:
             with self._lock:
+                self._lent.discard(line)
                 self._count -= 1
                 if isinstance(exc, StoreUnavailable | StoreDenied) and self._count:
                     self._count_max = self._count  # the server may allow no more
                 self._lock.notify()
             raise
-        with self._lock:
-            self._lent.add(line)
         return line
 
     def _give_back(self, line: _Line, *, is_good: bool) -> None:

@@ -85,23 +85,29 @@ def check_pin(sock: ssl.SSLSocket, trust: Trust | None, where: str) -> None:
 
 
 class FtpConnection:
-    """See above; made by :meth:`connect` alone."""
+    """See above; of use once :meth:`open` has returned."""
 
     def __init__(self, address: FtpAddress, trust: Trust | None) -> None:
-        """Connect, and log in.
-
-        Raises:
-            StoreIdentity, StoreDenied, StoreUnavailable, StoreError.
-        """
+        """Prepare; *trust* says by what the server is recognised, None without TLS."""
+        self._address = address
+        self.home = "/"  # the login's folder
+        self._features: set[str] = set()
         self.where = address.where
         self.used_at_s = time.monotonic()
         self._trust = trust
         context = None if trust is None else trust.context
         self._ftp = _Ftp(timeout=TIMEOUT_S, context=context, encoding="latin-1")
         self._ftp.trust = trust
+
+    def open(self) -> None:
+        """Connect, and log in.
+
+        Raises:
+            StoreIdentity, StoreDenied, StoreUnavailable, StoreError.
+        """
         try:
             with self._translated("no connection"):
-                self._log_in(address)
+                self._log_in(self._address)
         except Refused as exc:
             self.close()
             raise self.refusal(exc, "the connection") from exc
