@@ -40,7 +40,7 @@ from coopfs.store.ftpaddress import parse_ftp_address
 from coopfs.store.ftplisting import parse_mlsd, parse_nlst
 from coopfs.store.local import LocalStore
 from coopfs.store.open import absolute_address, create_store, open_store
-from coopfs.store.remotefolder import FileInfo
+from coopfs.store.remotefiles import FileInfo
 
 
 @pytest.fixture(autouse=True)
@@ -283,7 +283,7 @@ def test_connections_that_went_stale_are_made_anew_without_a_word(
         assert store.get(Kind.DATA, name) == b"01234567"
         server.kill()
         server.start()
-        monkeypatch.setattr("coopfs.store.ftp.IDLE_MAX_S", 0.0)
+        monkeypatch.setattr("coopfs.store.ftppool.IDLE_MAX_S", 0.0)
         monkeypatch.setattr("coopfs.store.retry.PAUSE_FIRST_S", 1e9)  # a retry would never come
         assert store.get(Kind.DATA, name) == b"01234567"
 

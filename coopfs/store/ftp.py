@@ -1,6 +1,6 @@
 """A store in a folder behind an FTP server, with TLS (``ftps://``) or without.
 
-Addresses: :mod:`coopfs.store.ftpaddress`.  Owns the pool of connections and what FTP
+Addresses: :mod:`coopfs.store.ftpaddress`.  Owns what is made of what FTP
 lacks: a file gets its name when it is whole, by RNTO, which on most servers replaces, so
 the name is looked at before; nothing can be made durable; nobody tells how much room is
 left.  A range costs a data connection, unless it goes on where the last one ended.
@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import posixpath
 import socket
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
 from coopfs.errors import (
     CoopfsError,
-    ObjectCorrupt,
     StoreDenied,
     StoreError,
     StoreFull,
@@ -27,61 +24,16 @@ from coopfs.errors import (
 )
 from coopfs.store.base import GET_LEN_MAX, parse_object_name, range_len
 from coopfs.store.ftpaddress import FtpAddress, parse_ftp_address
-from coopfs.store.ftpconnection import FtpConnection, Refused
+from coopfs.store.ftpconnection import Refused
 from coopfs.store.ftplisting import parse_mlsd, parse_nlst
+from coopfs.store.ftppool import CONNECTIONS_MAX, FtpLine, FtpPool
 from coopfs.store.http import Trust, pin_trust, public_trust
-from coopfs.store.remotefolder import FileInfo, RemoteFiles, RemoteFolderStore
+from coopfs.store.remotefiles import FileInfo, RemoteFiles
+from coopfs.store.remotefolder import RemoteFolderStore
 
-CONNECTIONS_MAX: Final = 4
 _OFFSET_MAX: Final = 1 << 62  # no file is larger; a server may not take a larger number
-IDLE_MAX_S: Final = 20.0  # a connection idle for longer is asked whether it is still there
-# A transfer left open for the range that follows is trusted for so long: an object
-# deleted by another client goes on being read no longer than this.
-PARKED_MAX_S: Final = 5.0
 # Bytes of a range from which on the next one probably follows it: who reads less jumps about.
 _PARKED_LEN_MIN: Final = 64 << 10
-
-
-class _Line:
-    """A connection of the pool, and the transfer that may be going on over it."""
-
-    def __init__(self, connection: FtpConnection) -> None:
-        self.connection = connection
-        self.data: socket.socket | None = None  # the transfer's
-        self.path = ""  # what is being received
-        self.position = 0  # of the next byte
-
-    def absolute(self, path: str) -> str:
-        """Return *path* from the root: a relative one begins at the login's folder."""
-        return posixpath.normpath(posixpath.join(self.connection.home, path))
-
-    def receive(self, verb: str, path: str, offset: int = 0) -> socket.socket:
-        """Begin a transfer to us (Refused) and return its connection, kept until halted."""
-        self.data = self.connection.receive(verb, self.absolute(path), offset)
-        self.path, self.position = path, offset
-        return self.data
-
-    def finish(self) -> None:
-        """End a transfer that has come to its end (Refused: it was cut off)."""
-        self._hang_up()
-        self.connection.end_transfer()
-
-    def halt(self) -> None:
-        """End the transfer, if there is one, wherever it is."""
-        if self.data is not None:
-            self._hang_up()
-            with suppress(Refused):
-                self.connection.end_transfer()
-
-    def close(self) -> None:
-        """Hang up."""
-        self._hang_up()
-        self.connection.close()
-
-    def _hang_up(self) -> None:
-        if self.data is not None:
-            self.data.close()
-        self.data = None
 
 
 class FtpFiles(RemoteFiles):
@@ -92,22 +44,21 @@ class FtpFiles(RemoteFiles):
     def __init__(self, address: FtpAddress) -> None:
         """Connect when first used (ConfigError: ``ca=`` names no certificates)."""
         self._address = address
-        self._trust: Trust | None = None
+        trust: Trust | None = None
         if address.has_tls:
             pin = address.pin
-            self._trust = public_trust(address.ca_file) if pin is None else pin_trust(pin)
-        self._lock = threading.Condition()  # guards the rest
-        self._idle: list[_Line] = []  # the most recently used last
-        self._lent: set[_Line] = set()
-        self._count = 0
-        self._count_max = CONNECTIONS_MAX
-        self._is_closed = False
+            trust = public_trust(address.ca_file) if pin is None else pin_trust(pin)
+        self._pool = FtpPool(address, trust)
+
+    def close(self) -> None:
+        """See :meth:`RemoteFiles.close`."""
+        self._pool.close()
 
     # --- reading ----------------------------------------------------------------------
 
     def read(self, path: str, label: str, offset: int, length: int | None) -> bytes:
         """See :meth:`RemoteFiles.read`."""
-        with self._line(label, path, offset) as line:
+        with self._pool.lend(label, path, offset) as line:
             size = None
             if not length or length > GET_LEN_MAX or offset > _OFFSET_MAX:
                 size, length = self._range(line, path, label, offset, length)
@@ -125,7 +76,7 @@ class FtpFiles(RemoteFiles):
             raise StoreUnavailable(f"{label} at {self._address.where}: the transfer was cut off")
 
     def _range(
-        self, line: _Line, path: str, label: str, offset: int, length: int | None
+        self, line: FtpLine, path: str, label: str, offset: int, length: int | None
     ) -> tuple[int, int]:
         """Return the size of *path* and the length of the range, which must lie within."""
         line.halt()
@@ -134,7 +85,9 @@ class FtpFiles(RemoteFiles):
             raise FileNotFoundError(path)
         return size, range_len(label, size, offset, length)
 
-    def _begin(self, line: _Line, path: str, label: str, offset: int, length: int) -> socket.socket:
+    def _begin(
+        self, line: FtpLine, path: str, label: str, offset: int, length: int
+    ) -> socket.socket:
         """Return the connection that receives *path* from *offset* on."""
         if line.data is not None and (line.path, line.position) == (path, offset):
             return line.data
@@ -148,7 +101,7 @@ class FtpFiles(RemoteFiles):
     def look(self, path: str) -> FileInfo | None:
         """See :meth:`RemoteFiles.look`."""
         name = posixpath.basename(path)
-        with self._line(path) as line:
+        with self._pool.lend(path) as line:
             size = line.connection.size(line.absolute(path))
             if size is not None:
                 return FileInfo(name, size, is_file=True)
@@ -157,7 +110,7 @@ class FtpFiles(RemoteFiles):
 
     def is_folder(self, path: str) -> bool:
         """See :meth:`RemoteFiles.is_folder`."""
-        with self._line(path) as line:
+        with self._pool.lend(path) as line:
             return _is_folder(line, path)
 
     def list_folders(self, paths: Sequence[str]) -> Sequence[list[FileInfo] | None]:
@@ -168,7 +121,7 @@ class FtpFiles(RemoteFiles):
             return [*pool.map(self._list, paths)]
 
     def _list(self, path: str) -> list[FileInfo] | None:
-        with self._line(path) as line:
+        with self._pool.lend(path) as line:
             verb = "MLSD" if line.connection.has_mlst else "NLST"
             try:
                 data = line.receive(verb, path)
@@ -198,7 +151,7 @@ class FtpFiles(RemoteFiles):
     ) -> FileInfo | None:
         """See :meth:`RemoteFiles.write_new`."""
         label = posixpath.basename(path)
-        with self._line(label) as line:
+        with self._pool.lend(label) as line:
             connection, target = line.connection, line.absolute(path)
             aside = line.absolute(temporary)
             found = connection.size(target)
@@ -228,7 +181,9 @@ class FtpFiles(RemoteFiles):
                 raise connection.refusal(exc, label) from exc
         return None
 
-    def _store(self, line: _Line, temporary: str, pieces: Sequence[memoryview], label: str) -> None:
+    def _store(
+        self, line: FtpLine, temporary: str, pieces: Sequence[memoryview], label: str
+    ) -> None:
         connection, aside = line.connection, line.absolute(temporary)
         try:
             connection.send(aside, pieces)
@@ -251,18 +206,18 @@ class FtpFiles(RemoteFiles):
     def delete(self, path: str) -> None:
         """See :meth:`RemoteFiles.delete`."""
         label = posixpath.basename(path)
-        with self._line(label) as line:
+        with self._pool.lend(label) as line:
             try:
                 line.connection.command("DELE", line.absolute(path))
             except Refused as exc:
                 if line.connection.size(line.absolute(path)) is None:
                     raise FileNotFoundError(path) from exc
                 raise _denied(line, exc, label) from exc
-        self._forget_transfers(path)
+        self._pool.forget_transfers(path)
 
     def make_folder(self, path: str) -> None:
         """See :meth:`RemoteFiles.make_folder`."""
-        with self._line(path) as line:
+        with self._pool.lend(path) as line:
             try:
                 line.connection.command("MKD", line.absolute(path))
             except Refused as exc:
@@ -273,132 +228,8 @@ class FtpFiles(RemoteFiles):
                     raise FileNotFoundError(path) from exc
                 raise _denied(line, exc, path) from exc
 
-    # --- the pool -----------------------------------------------------------------------
 
-    def close(self) -> None:
-        """See :meth:`RemoteFiles.close`."""
-        with self._lock:
-            self._is_closed = True
-            lines, self._idle = self._idle, []
-            lent = [*self._lent]
-            self._lock.notify_all()
-        for line in lines:
-            line.close()
-        for line in lent:
-            line.connection.cut()  # its thread closes it
-
-    @contextmanager
-    def _line(self, label: str, path: str = "", position: int = 0) -> Iterator[_Line]:
-        """Lend a connection: best the one that receives *path* and is at *position*.
-
-        Without *path* no transfer goes on over it.
-        """
-        line = self._borrow(path, position)
-        is_good = False
-        try:
-            if not path:
-                line.halt()
-            yield line
-            is_good = True
-        except Refused as exc:
-            line.halt()
-            is_good = True
-            raise line.connection.refusal(exc, label) from exc
-        except (FileNotFoundError, ObjectCorrupt, StoreDenied, StoreFull):
-            line.halt()
-            is_good = True
-            raise
-        finally:
-            self._give_back(line, is_good=is_good)
-
-    def _borrow(self, path: str, position: int) -> _Line:
-        with self._lock:
-            while True:
-                if self._is_closed:
-                    raise StoreUnavailable(f"{self._address.where}: the store has been closed")
-                line = self._choose(path, position)
-                if line is not None:
-                    self._idle.remove(line)
-                    self._lent.add(line)
-                    break
-                if self._count < self._count_max:
-                    self._count += 1
-                    break
-                self._lock.wait()
-        if line is None:
-            return self._connect()
-        if time.monotonic() - line.connection.used_at_s > IDLE_MAX_S:
-            line = self._still_there(line)
-        return line
-
-    def _choose(self, path: str, position: int) -> _Line | None:
-        """Return the idle line that suits best; None: a new one, or wait.  Lock held."""
-        now = time.monotonic()
-        free, going_on = None, None
-        for line in self._idle:
-            if line.data is None:
-                free = line
-            elif now - line.connection.used_at_s > PARKED_MAX_S:
-                free = free or line
-            elif (line.path, line.position) == (path, position):
-                return line
-            else:
-                going_on = going_on or line
-        if free is not None or self._count < self._count_max:
-            return free
-        return going_on
-
-    def _still_there(self, line: _Line) -> _Line:
-        try:
-            line.halt()
-            line.connection.command("NOOP")
-            return line
-        except (CoopfsError, Refused):
-            line.close()
-            with self._lock:
-                self._lent.discard(line)
-        return self._connect()
-
-    def _connect(self) -> _Line:
-        """Return a new line, which has been counted already."""
-        line = _Line(FtpConnection(self._address, self._trust))
-        with self._lock:
-            self._lent.add(line)
-        try:
-            line.connection.open()
-        except BaseException as exc:
-            with self._lock:
-                self._lent.discard(line)
-                self._count -= 1
-                if isinstance(exc, StoreUnavailable | StoreDenied) and self._count:
-                    self._count_max = self._count  # the server may allow no more
-                self._lock.notify()
-            raise
-        return line
-
-    def _give_back(self, line: _Line, *, is_good: bool) -> None:
-        surplus = []
-        with self._lock:
-            self._lent.discard(line)
-            if is_good and not self._is_closed:
-                self._idle.append(line)
-            else:
-                # Most likely the others broke with it.
-                surplus, self._idle = [line, *self._idle], []
-                self._count -= len(surplus)
-                self._count_max = CONNECTIONS_MAX
-            self._lock.notify_all()
-        for each in surplus:
-            each.close()
-
-    def _forget_transfers(self, path: str) -> None:
-        with self._lock:
-            for line in self._idle:
-                if line.path == path:
-                    line.path = ""  # whoever takes it next ends the transfer
-
-
-def _is_folder(line: _Line, path: str) -> bool:
+def _is_folder(line: FtpLine, path: str) -> bool:
     try:
         line.connection.command("CWD", line.absolute(path))
     except Refused:
@@ -406,7 +237,7 @@ def _is_folder(line: _Line, path: str) -> bool:
     return True
 
 
-def _sized(line: _Line, folder: str, name: str) -> FileInfo | None:
+def _sized(line: FtpLine, folder: str, name: str) -> FileInfo | None:
     """Return what NLST's *name* is: only an object's name is worth a look."""
     if parse_object_name(name) is None:
         return FileInfo(name, 0, is_file=False)
@@ -414,7 +245,7 @@ def _sized(line: _Line, folder: str, name: str) -> FileInfo | None:
     return None if size is None else FileInfo(name, size, is_file=True)
 
 
-def _denied(line: _Line, exc: Refused, label: str) -> CoopfsError:
+def _denied(line: FtpLine, exc: Refused, label: str) -> CoopfsError:
     """Return the error for something that is there and was refused all the same."""
     meant = line.connection.refusal(exc, label)
     if type(meant) is StoreError:

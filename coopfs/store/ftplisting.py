@@ -10,7 +10,7 @@ import calendar
 import re
 from typing import Final
 
-from coopfs.store.remotefolder import FileInfo
+from coopfs.store.remotefiles import FileInfo
 
 _TIME = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(?:\.\d+)?", re.ASCII)
 _SELF: Final = frozenset({"cdir", "pdir"})  # the folder itself and the one above

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from coopfs.errors import CoopfsError, StoreUnavailable
-from coopfs.store.remotefolder import FileInfo, RemoteFiles, RemoteFolderStore
+from coopfs.store.remotefiles import FileInfo, RemoteFiles
+from coopfs.store.remotefolder import RemoteFolderStore
 from coopfs.store.sftpchannel import SftpChannel
 from coopfs.store.sftpsession import SftpSession
 from coopfs.store.sshchild import SshTarget, has_terminal, parse_sftp_address

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from coopfs.durable import FOLDER_MODE
-from coopfs.errors import (
-    CoopfsError,
-    StoreDenied,
-    StoreError,
-    StoreFull,
-    StoreUnavailable,
-)
+from coopfs.errors import CoopfsError, StoreError, StoreUnavailable
 from coopfs.store import sftpwire as wire
 from coopfs.store.base import range_len, truncated
-from coopfs.store.remotefolder import FileInfo, plain_size
+from coopfs.store.remotefiles import FileInfo, plain_size
+from coopfs.store.sftpcalls import NAMING, WRITING, Refused, SftpCalls, info_of
 from coopfs.store.sftpchannel import Pending, SftpChannel
-from coopfs.store.sftpwire import Attrs, Code, Op, OpenFlag, WireError
+from coopfs.store.sftpwire import Code, Op, OpenFlag
 
 HANDLES_KEPT: Final = 64  # packs of 16 MiB: a working set of 1 GiB
 # Without limits@openssh.com: what every server must take (the draft, section 3).
@@ -34,11 +29,6 @@ _IO_LEN_MAX: Final = 255 << 10  # bytes; OpenSSH's own limit is 255 KiB
 # be under way.
 _LOT_LEN: Final = 8 << 20
 _FILE_MODE: Final = 0o600
-_ROOM_MIN: Final = 1 << 20  # bytes free at which a disk counts as full
-_WRITING: Final = "writing"
-_NAMING: Final = "naming a file"
-
-_Parsed = TypeVar("_Parsed")
 
 
 @dataclass(slots=True)
@@ -55,16 +45,7 @@ class _Changed(Exception):
     """A kept handle is not what its path leads to any more."""
 
 
-class _Refused(Exception):
-    """The server said no."""
-
-    def __init__(self, code: int, said: str, request: str) -> None:
-        self.code = code
-        self.said = said
-        self.request = request  # what was asked, for messages: "writing"
-
-
-class SftpSession:
+class SftpSession(SftpCalls):
     """See above; thread-safe.  A path that is not there is a FileNotFoundError."""
 
     def __init__(self, channel: SftpChannel, *, may_link: bool = True) -> None:
@@ -72,14 +53,12 @@ class SftpSession:
 
         Without *may_link* the file system there is known to have no hard links.
         """
-        self.channel = channel
-        self.where = channel.where
+        super().__init__(channel)
         self.load = 0  # bytes that callers are moving; guarded by whoever chooses sessions
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         extensions = channel.extensions
         self.has_fsync = wire.FSYNC in extensions
-        self._has_statvfs = wire.STATVFS in extensions
         self.has_links = may_link and wire.HARDLINK in extensions
         self._read_len = self._write_len = _IO_LEN_MIN
         self._kept_max = HANDLES_KEPT
@@ -90,7 +69,7 @@ class SftpSession:
         reply = self.channel.ask(wire.limits())
         if reply.op != Op.EXTENDED_REPLY:
             return
-        limits = self._parsed(wire.parse_limits, reply)
+        limits = self.parsed(wire.parse_limits, reply)
         self._read_len = max(min(limits.read_len, _IO_LEN_MAX), _IO_LEN_MIN)
         self._write_len = max(min(limits.write_len, _IO_LEN_MAX), _IO_LEN_MIN)
         if limits.handles:
@@ -106,9 +85,9 @@ class SftpSession:
             try:
                 wanted = range_len(label, kept.size, offset, length)
                 return self._read_range(path, label, kept, (offset, wanted), look=not is_new)
-            except _Refused as exc:
+            except Refused as exc:
                 if is_new or is_last_try:
-                    raise self._meant(exc, path, label) from exc
+                    raise self.meant(exc, path, label) from exc
             except _Changed:
                 pass
             finally:
@@ -139,7 +118,7 @@ class SftpSession:
             before = [(start, part, p) for (start, part), p in zip(parts, sent, strict=True)]
         for pending in looking:
             # In the same round trip: a handle still reads what has been deleted.
-            attrs = self._attrs(self.channel.finish(pending))
+            attrs = self.attrs(self.channel.finish(pending))
             if not attrs.is_file or attrs.size != kept.size:
                 raise _Changed
         return bytes(buffer)
@@ -156,10 +135,10 @@ class SftpSession:
         while True:
             reply = self.channel.finish(pending)
             if reply.op != Op.DATA:
-                code, said = self._status(reply)
+                code, said = self.status(reply)
                 if code == Code.EOF:
                     raise truncated(label, *asked, start)
-                raise _Refused(code, said, "reading")
+                raise Refused(code, said, "reading")
             if reply.data_len == len(part):
                 return
             if not reply.data_len:
@@ -193,14 +172,14 @@ class SftpSession:
         sent = self.channel.send([wire.lstat(path), wire.open_file(path, OpenFlag.READ)])
         looked, opened = (self.channel.finish(pending) for pending in sent)
         try:
-            handle = self._handle(opened)
-        except _Refused as exc:
-            raise self._meant(exc, path, label) from exc
+            handle = self.handle(opened)
+        except Refused as exc:
+            raise self.meant(exc, path, label) from exc
         try:
-            return _Kept(handle, plain_size(_info(path, self._attrs(looked)), label), users=1)
-        except _Refused as exc:  # deleted between the two
+            return _Kept(handle, plain_size(info_of(path, self.attrs(looked)), label), users=1)
+        except Refused as exc:  # deleted between the two
             self._close([handle])
-            raise self._meant(exc, path, label) from exc
+            raise self.meant(exc, path, label) from exc
         except CoopfsError:
             self._close([handle])
             raise
@@ -239,9 +218,9 @@ class SftpSession:
     def look(self, path: str, label: str) -> FileInfo | None:
         """See :meth:`RemoteFiles.look`."""
         try:
-            return _info(path, self._attrs(self.channel.ask(wire.lstat(path))))
-        except _Refused as exc:
-            meant = self._meant(exc, path, label)
+            return info_of(path, self.attrs(self.channel.ask(wire.lstat(path))))
+        except Refused as exc:
+            meant = self.meant(exc, path, label)
             if isinstance(meant, FileNotFoundError):
                 return None
             raise meant from exc
@@ -249,9 +228,9 @@ class SftpSession:
     def is_folder(self, path: str) -> bool:
         """See :meth:`RemoteFiles.is_folder`."""
         try:
-            return self._attrs(self.channel.ask(wire.stat_path(path))).is_folder
-        except _Refused as exc:
-            meant = self._meant(exc, path, path)
+            return self.attrs(self.channel.ask(wire.stat_path(path))).is_folder
+        except Refused as exc:
+            meant = self.meant(exc, path, path)
             if isinstance(meant, FileNotFoundError):
                 return False
             raise meant from exc
@@ -264,9 +243,9 @@ class SftpSession:
         for number, reply in enumerate(replies):
             listings.append([])
             try:
-                handles[number] = self._handle(reply)
-            except _Refused as exc:
-                meant = self._meant(exc, paths[number], paths[number])
+                handles[number] = self.handle(reply)
+            except Refused as exc:
+                meant = self.meant(exc, paths[number], paths[number])
                 if isinstance(meant, FileNotFoundError):
                     listings[number] = None
                     continue
@@ -294,37 +273,21 @@ class SftpSession:
     def _names(self, reply: Pending, path: str) -> list[FileInfo] | None:
         """Return the entries in *reply*, sizes known; None at the end of the folder."""
         if reply.op != Op.NAME:
-            code, said = self._status(reply)
+            code, said = self.status(reply)
             if code == Code.EOF:
                 return None
-            refused = _Refused(code, said, "listing")
-            raise self._meant(refused, path, path) from refused
+            refused = Refused(code, said, "listing")
+            raise self.meant(refused, path, path) from refused
         entries = []
-        for name, attrs in self._parsed(wire.parse_names, reply):
+        for name, attrs in self.parsed(wire.parse_names, reply):
             if name in (".", ".."):
                 continue
             if attrs.size is None or attrs.mode is None:
                 found = self.look(f"{path}/{name}", name)
                 entries += [] if found is None else [found]
             else:
-                entries.append(_info(name, attrs))
+                entries.append(info_of(name, attrs))
         return entries
-
-    def free_bytes(self, path: str) -> int | None:
-        """See :meth:`RemoteFiles.free_bytes`."""
-        if not self._has_statvfs:
-            return None
-        try:
-            room, files = self._room(path)
-        except _Refused as exc:
-            raise self._meant(exc, path, "free space") from exc
-        return room if files else 0
-
-    def _room(self, path: str) -> tuple[int, int]:
-        reply = self.channel.ask(wire.statvfs(path))
-        if reply.op != Op.EXTENDED_REPLY:
-            raise _Refused(*self._status(reply), "asking for free space")
-        return self._parsed(wire.parse_room, reply)
 
     # --- writing ----------------------------------------------------------------------
 
@@ -338,19 +301,19 @@ class SftpSession:
             return found
         try:
             self._write(handle, pieces)
-        except _Refused as exc:
+        except Refused as exc:
             closing = [wire.close(handle)] if self.has_fsync else []
             undone = self.channel.send([*closing, wire.remove(temporary)])
             self.channel.finish(undone[-1])
-            raise self._meant(exc, path, label) from exc
+            raise self.meant(exc, path, label) from exc
         try:
             self._publish(handle, temporary, path)
-        except _Refused as exc:
-            found = self.look(path, label) if exc.request == _NAMING else None
+        except Refused as exc:
+            found = self.look(path, label) if exc.request == NAMING else None
             if found is not None:
                 return found
-            if exc.request != _NAMING or not self.has_links:
-                raise self._meant(exc, path, label) from exc
+            if exc.request != NAMING or not self.has_links:
+                raise self.meant(exc, path, label) from exc
             self.has_links = False  # a file system without them, most likely: once more
             return self.write_new(temporary, path, pieces, new_folder=None)
         return None
@@ -365,29 +328,29 @@ class SftpSession:
             requests.insert(0, wire.make_folder(new_folder, FOLDER_MODE))
         *_, looked, opened = map(self.channel.finish, self.channel.send(requests))
         try:
-            handle = self._handle(opened, "making a file")
-        except _Refused as exc:
-            raise self._meant(exc, temporary, temporary) from exc
+            handle = self.handle(opened, "making a file")
+        except Refused as exc:
+            raise self.meant(exc, temporary, temporary) from exc
         if looked.op != Op.ATTRS:
             return handle, None
         undone = self.channel.send([wire.close(handle), wire.remove(temporary)])
         self.channel.finish(undone[-1])
-        return b"", _info(path, self._attrs(looked))
+        return b"", info_of(path, self.attrs(looked))
 
     def _write(self, handle: bytes, pieces: Sequence[memoryview]) -> None:
         """Have all of *pieces* written, durably where the server can; else close the file."""
         requests = []
         offset = 0
-        for payload in _payloads(pieces, self._write_len):
+        for payload in wire.payloads(pieces, self._write_len):
             requests.append(wire.write(handle, offset, payload))
             offset += sum(map(len, payload))
         # Without fsync closing is what may still complain (NFS, quotas).
         requests.append(wire.fsync(handle) if self.has_fsync else wire.close(handle))
-        refused: _Refused | None = None
+        refused: Refused | None = None
         for reply in map(self.channel.finish, self.channel.send(requests)):
             try:
-                self._done(reply, _WRITING)
-            except _Refused as exc:
+                self.done(reply, WRITING)
+            except Refused as exc:
                 refused = refused or exc
         if refused is not None:
             raise refused
@@ -404,116 +367,33 @@ class SftpSession:
         closing = [wire.fsync(handle), wire.close(handle)] if self.has_fsync else []
         sent = self.channel.send([naming(temporary, path), *closing, wire.remove(temporary)])
         replies = [*map(self.channel.finish, sent)]
-        self._done(replies[0], _NAMING)
+        self.done(replies[0], NAMING)
         if self.has_fsync:
-            self._done(replies[1], "making a file durable")
+            self.done(replies[1], "making a file durable")
 
     def sync(self, path: str, label: str) -> None:
         """See :meth:`RemoteFiles.sync`."""
         if not self.has_fsync:
             return
         try:
-            handle = self._handle(self.channel.ask(wire.open_file(path, OpenFlag.READ)))
+            handle = self.handle(self.channel.ask(wire.open_file(path, OpenFlag.READ)))
             sent = self.channel.send([wire.fsync(handle), wire.close(handle)])
-            self._done(self.channel.finish(sent[0]), "making a file durable")
-        except _Refused as exc:
-            raise self._meant(exc, path, label) from exc
+            self.done(self.channel.finish(sent[0]), "making a file durable")
+        except Refused as exc:
+            raise self.meant(exc, path, label) from exc
 
     def delete(self, path: str, label: str) -> None:
         """See :meth:`RemoteFiles.delete`."""
         try:
-            self._done(self.channel.ask(wire.remove(path)), "deleting")
-        except _Refused as exc:
-            raise self._meant(exc, path, label) from exc
+            self.done(self.channel.ask(wire.remove(path)), "deleting")
+        except Refused as exc:
+            raise self.meant(exc, path, label) from exc
 
     def make_folder(self, path: str) -> None:
         """See :meth:`RemoteFiles.make_folder`."""
         try:
-            self._done(self.channel.ask(wire.make_folder(path, FOLDER_MODE)), "making a folder")
-        except _Refused as exc:
+            self.done(self.channel.ask(wire.make_folder(path, FOLDER_MODE)), "making a folder")
+        except Refused as exc:
             if self.is_folder(path):
                 return
-            raise self._meant(exc, path, path) from exc
-
-    # --- what replies mean --------------------------------------------------------------
-
-    def _status(self, reply: Pending) -> tuple[int, str]:
-        if reply.op != Op.STATUS:
-            raise self._nonsense(f"a reply of type {reply.op} where a status was expected")
-        return self._parsed(wire.parse_status, reply)
-
-    def _done(self, reply: Pending, request: str) -> None:
-        code, said = self._status(reply)
-        if code != Code.OK:
-            raise _Refused(code, said, request)
-
-    def _handle(self, reply: Pending, request: str = "opening") -> bytes:
-        if reply.op != Op.HANDLE:
-            raise _Refused(*self._status(reply), request)
-        return self._parsed(wire.parse_handle, reply)
-
-    def _attrs(self, reply: Pending) -> Attrs:
-        if reply.op != Op.ATTRS:
-            raise _Refused(*self._status(reply), "looking")
-        return self._parsed(wire.parse_attrs, reply)
-
-    def _parsed(self, parse: Callable[[bytes], _Parsed], reply: Pending) -> _Parsed:
-        try:
-            return parse(reply.body)
-        except WireError as exc:
-            raise self._nonsense(str(exc)) from exc
-
-    def _nonsense(self, what: str) -> StoreError:
-        self.channel.close()
-        return StoreError(f"{self.where}: its SFTP server answers nonsense: {what}")
-
-    def _meant(self, exc: _Refused, path: str, label: str) -> Exception:
-        """Return what a refusal means for whoever uses the store."""
-        reason = f"{exc.request} was refused: {ascii(exc.said)[1:-1] or f'code {exc.code}'}"
-        if exc.code == Code.NO_SUCH_FILE:
-            return FileNotFoundError(path)
-        if exc.code == Code.PERMISSION_DENIED:
-            return StoreDenied(
-                f"{label} at {self.where}: {reason}; check the owner and the rights of the "
-                f"store's folder there"
-            )
-        if exc.code in (Code.NO_CONNECTION, Code.CONNECTION_LOST):
-            return StoreUnavailable(f"{label} at {self.where}: {reason}")
-        if exc.request in (_WRITING, "making a file", "making a folder"):
-            # SFTP has no code for a full disk; only the disk itself can tell.
-            room = self._known_room(path)
-            if exc.request == _WRITING or (room is not None and room < _ROOM_MIN):
-                free = "unknown" if room is None else f"{room} bytes"
-                return StoreFull(
-                    f"{label} at {self.where}: no room left, a quota is full or the disk fails "
-                    f"({reason}); free on that disk: {free}; make room or raise the quota, then "
-                    f"run it again: what was stored is kept"
-                )
-        return StoreError(f"{label} at {self.where}: {reason}")
-
-    def _known_room(self, path: str) -> int | None:
-        folder = path.rpartition("/")[0] or "/"
-        try:
-            return self.free_bytes(folder)
-        except (CoopfsError, FileNotFoundError):
-            return None  # the error that matters is another
-
-
-def _info(path: str, attrs: Attrs) -> FileInfo:
-    name = path.rpartition("/")[2]
-    return FileInfo(name, attrs.size or 0, attrs.is_file, attrs.is_folder, attrs.mtime_s)
-
-
-def _payloads(pieces: Sequence[memoryview], length: int) -> list[list[memoryview]]:
-    """Cut *pieces* into lists of *length* bytes each, none copied; the last may be shorter."""
-    payloads: list[list[memoryview]] = []
-    room = 0
-    for piece in pieces:
-        while piece:
-            if not room:
-                payloads.append([])
-                room = length
-            payloads[-1].append(piece[:room])
-            room -= len(payloads[-1][-1])
-            piece = piece[len(payloads[-1][-1]) :]
-    return payloads
+            raise self.meant(exc, path, path) from exc

@@ -217,6 +217,21 @@ def statvfs(path: str) -> Request:
     return _extended(STATVFS, _string(_path(path)))
 
 
+def payloads(pieces: Sequence[memoryview], length: int) -> list[list[memoryview]]:
+    """Cut *pieces* into lists of *length* bytes each, none copied; the last may be shorter."""
+    payloads: list[list[memoryview]] = []
+    room = 0
+    for piece in pieces:
+        while piece:
+            if not room:
+                payloads.append([])
+                room = length
+            payloads[-1].append(piece[:room])
+            room -= len(payloads[-1][-1])
+            piece = piece[len(payloads[-1][-1]) :]
+    return payloads
+
+
 def _extended(name: str, body: bytes) -> Request:
     return Request(Op.EXTENDED, _string(name.encode()) + body)
 
