@@ -45,6 +45,18 @@ def _rclone() -> Scheme:
     return Scheme(rclone.check_rclone, rclone.open_rclone, rclone.create_rclone)
 
 
+def _ftp() -> Scheme:
+    from coopfs.store import ftp, ftpaddress
+
+    return Scheme(ftpaddress.parse_ftp_address, ftp.ftp_store, ftp.create_ftp_store)
+
+
+def _sftp() -> Scheme:
+    from coopfs.store import sftp, sshchild
+
+    return Scheme(sshchild.parse_sftp_address, sftp.sftp_store, sftp.create_sftp_store)
+
+
 # One line a scheme, lower-case: what imports its module, only when it is needed, and
 # says what is in there.  Folders are no business of this table.
 SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
@@ -54,6 +66,9 @@ SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
     "rest+http": _rest,
     "rest+https": _rest,
     "rest+http+unix": _rest,
+    "ftp": _ftp,
+    "ftps": _ftp,
+    "sftp": _sftp,
 }
 
 # Schemes written with a colon alone: restic's and rclone's way.
