@@ -39,6 +39,14 @@ def _rclone() -> Scheme:
     return Scheme(rclone.check_rclone, rclone.open_rclone, rclone.create_rclone)
 
 
+def _cloud() -> Scheme:
+    from coopfs.store import cloud, cloudaddress
+
+    return Scheme(
+        cloudaddress.parse_cloud_address, cloud.CloudStore.open, cloud.CloudStore.create
+    )
+
+
 # One line a scheme, lower-case: what imports its module, only when it is needed, and
 # says what is in there.  Folders are no business of this table.
 SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
@@ -47,6 +55,9 @@ SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
     "rest+http": _rest,
     "rest+https": _rest,
     "rest+http+unix": _rest,
+    "s3": _cloud,
+    "gs": _cloud,
+    "az": _cloud,
 }
 
 # Schemes written with a colon alone: restic's and rclone's way.
