@@ -235,7 +235,7 @@ def _client(address: CloudAddress, retry_s: float, *, read_timeout_s: float | No
         reason = str(exc).partition("\n")[0]
         raise UsageError(
             f"{address.text}: cannot be used as the environment is set: {reason}; "
-            f"the variables are listed in coopfs(1), STORE"
+            f"the variables are listed in coopfs-cloud(7)"
         ) from exc
 
 

@@ -2,7 +2,7 @@
 
 Pure functions on text, apart from looking at the environment.  Credentials are never part
 of an address, which is kept in plain files and shown in messages.  Options are listed in
-coopfs(1), "STORE".
+coopfs-cloud(7).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def parse_cloud_address(text: str) -> CloudAddress:
     if "@" in bucket or ":" in bucket:
         raise UsageError(
             f"{scheme}://: credentials and ports are no part of the address; expected "
-            f"{scheme}://BUCKET/PREFIX, credentials in the environment (see coopfs(1), STORE), "
+            f"{scheme}://BUCKET/PREFIX, credentials in the environment (see coopfs-cloud(7)), "
             f"another server with ?endpoint=URL"
         )
     if not _BUCKET.fullmatch(bucket):

@@ -52,6 +52,8 @@ _BUSY: Final = frozenset(
     )
 )
 _BUSY_STATUS: Final = frozenset({408, 425, 429})
+# In the dump, from hyper and rustls.
+_OTHER_PROTOCOL: Final = ("Parse(", "UnexpectedMessage", "InvalidMessage", "InvalidContentType")
 # What only the metadata service of a virtual machine is asked for.
 _METADATA: Final = ("/latest/api/token", "/metadata/identity", "computeMetadata")
 
@@ -79,7 +81,7 @@ def translated(exc: Exception, label: str, address: str) -> CoopfsError:
     if any(part in _head(exc) for part in _METADATA):
         return StoreDenied(
             f"{what}: no credentials: neither the environment nor this machine's metadata "
-            f"service has any; set them as coopfs(1), STORE, says"
+            f"service has any; set them as coopfs-cloud(7) says"
         )
     said = _said(exc, status, code)
     if code in _FULL or status == HTTPStatus.INSUFFICIENT_STORAGE:
@@ -128,7 +130,7 @@ def _without_answer(exc: Exception, what: str) -> StoreError:
     ):
         if any(mark in text for mark in marks):
             return StoreUnavailable(f"{what}: {meaning}")
-    if "Parse(" in text or "InvalidMessage" in text or "InvalidContentType" in text:
+    if any(mark in text for mark in _OTHER_PROTOCOL):
         return StoreError(
             f"{what}: what answers at the endpoint speaks another protocol; "
             f"is it https:// where http:// is expected, or the other way round?"
