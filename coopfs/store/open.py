@@ -42,9 +42,7 @@ def _rclone() -> Scheme:
 def _cloud() -> Scheme:
     from coopfs.store import cloud, cloudaddress
 
-    return Scheme(
-        cloudaddress.parse_cloud_address, cloud.CloudStore.open, cloud.CloudStore.create
-    )
+    return Scheme(cloudaddress.parse_cloud_address, cloud.CloudStore.open, cloud.CloudStore.create)
 
 
 # One line a scheme, lower-case: what imports its module, only when it is needed, and
