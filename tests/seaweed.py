@@ -6,27 +6,22 @@ listens on loopback only; ``weed`` comes from tests/requirements-cloud.txt.
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import hmac
 import http.client
 import json
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from s3service import ACCESS_KEY, SECRET_KEY, client_environ, free_ports, request
+
 VOLUME_SERVERS = 4
 COPIES = "002"  # two more, on other servers of the same rack
-REGION = "us-east-1"
-ACCESS_KEY, SECRET_KEY = "coopfs", "only-for-tests"
 READER_KEY, READER_SECRET = "reader", "reads-only"
 GRPC_ABOVE = 10_000  # fixed: its S3 part finds the filer by no other way
 _START_S = 60
@@ -52,19 +47,15 @@ class SeaweedCluster:
         self._folder = folder
         self._weed = find_weed()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._master, self._filer, self._s3, *self._volumes = _free_ports(VOLUME_SERVERS + 3)
+        self._master, self._filer, self._s3, *self._volumes = free_ports(
+            VOLUME_SERVERS + 3, GRPC_ABOVE
+        )
         self.host = f"127.0.0.1:{self._s3}"  # of the S3 interface
-        self.endpoint = f"http://{self.host}"
 
     @property
     def environ(self) -> dict[str, str]:
         """What a client needs in its environment."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-            "AWS_REGION": REGION,
-        }
+        return client_environ(self.host)
 
     def start(self) -> None:
         """Start everything and wait until S3 can take an object."""
@@ -199,52 +190,6 @@ def seaweed_cluster(folder: Path) -> Iterator[SeaweedCluster]:
         cluster.stop()
 
 
-def request(host: str, method: str, path: str, body: bytes = b"") -> int:
-    """Send one S3 request, signed, below obstore and its checks; return the status, or 0.
-
-    Signature: "Authenticating Requests (AWS Signature Version 4)" of the S3 API reference.
-    *path* is sent as it is and must be escaped already.
-    """
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-    digest = hashlib.sha256(body).hexdigest()
-    headers = {"host": host, "x-amz-content-sha256": digest, "x-amz-date": now}
-    names = ";".join(sorted(headers))
-    lines = [f"{name}:{headers[name]}" for name in sorted(headers)]
-    canonical = "\n".join([method, path, "", *lines, "", names, digest])
-    scope = f"{now[:8]}/{REGION}/s3/aws4_request"
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
-    key = b"AWS4" + SECRET_KEY.encode()
-    for part in (*scope.split("/"), "\n".join(["AWS4-HMAC-SHA256", now, scope, digest])):
-        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
-    headers["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope}, SignedHeaders={names}, "
-        f"Signature={key.hex()}"
-    )
-    connection = http.client.HTTPConnection(host, timeout=10)
-    try:
-        connection.request(method, path, body=body, headers=headers)
-        answer = connection.getresponse()
-        answer.read()
-    except (OSError, http.client.HTTPException):
-        return 0
-    finally:
-        connection.close()
-    return answer.status
-
-
 def _user(key: str, secret: str, *actions: str) -> dict[str, object]:
     credentials = [{"accessKey": key, "secretKey": secret}]
     return {"name": key, "credentials": credentials, "actions": [*actions]}
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that are free, as are those 10,000 above: weed's for gRPC."""
-    free: list[int] = []
-    with ExitStack() as stack:
-        while len(free) < count:
-            with suppress(OSError):
-                port = random.randrange(20_000, 50_000)
-                for needed in (port, port + GRPC_ABOVE):
-                    stack.enter_context(socket.create_server(("127.0.0.1", needed)))
-                free.append(port)
-    return free

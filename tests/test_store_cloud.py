@@ -14,7 +14,8 @@ from urllib.parse import quote
 import obstore
 import pytest
 from flaky_proxy import Answer, FlakyProxy, flaky_proxy
-from seaweed import COPIES, READER_KEY, READER_SECRET, VOLUME_SERVERS, SeaweedCluster, request
+from s3service import request
+from seaweed import COPIES, READER_KEY, READER_SECRET, VOLUME_SERVERS, SeaweedCluster
 from store_suite import StoreRig, StoreSuite, in_threads, name_of, put_new, sizes, some_bytes
 
 from coopfs.errors import (
