@@ -24,7 +24,7 @@ VOLUME_SERVERS = 4
 COPIES = "002"  # two more, on other servers of the same rack
 READER_KEY, READER_SECRET = "reader", "reads-only"
 GRPC_ABOVE = 10_000  # fixed: its S3 part finds the filer by no other way
-_START_S = 60
+_START_S = 120
 
 
 class NoWeed(Exception):
