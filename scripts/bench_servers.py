@@ -110,6 +110,23 @@ def _sftp(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def _ftps(folder: Path) -> Iterator[str]:
+    with _module("ftpservers").VsftpdServer(folder / "ftp") as server:
+        yield server.address(folder / "ftp/store")
+
+
+@contextmanager
+def _coop(folder: Path) -> Iterator[str]:
+    partners = _module("partners")
+    server = partners.Partner(folder / "server", "server")
+    client = partners.Partner(folder / "client", "client")
+    with server.inviting() as code:
+        client.accept(code)
+    with server.serving(), client.as_environment():
+        yield "coop://server"
+
+
+@contextmanager
 def _s3(folder: Path) -> Iterator[str]:
     seaweed = _module("seaweed")
     try:
@@ -126,7 +143,9 @@ _STARTERS: Final[dict[str, Callable[[Path], AbstractContextManager[str]]]] = {
     "rest-server": _rest_server,
     "rclone": _rclone,
     "sftp": _sftp,
+    "ftps": _ftps,
     "s3": _s3,
+    "coop": _coop,
 }
 
 # What the table calls them.
@@ -135,5 +154,7 @@ KINDS: Final = {
     "rest-server": "rest-server, HTTP",
     "rclone": "rclone, unix socket",
     "sftp": "sftp, OpenSSH",
+    "ftps": "ftps, vsftpd",
     "s3": "s3, SeaweedFS, three copies",
+    "coop": "coop, coopfs serve",
 }
