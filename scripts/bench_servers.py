@@ -100,13 +100,11 @@ def _rclone(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _sftp(folder: Path) -> Iterator[str]:
-    server = _module("sshservers").SshServer(folder / "ssh")
-    server.start()
-    try:
-        with _environment(COOPFS_SSH_COMMAND=server.command):
-            yield server.address(folder / "store")
-    finally:
-        server.stop()
+    with (
+        _module("sshservers").SshServer(folder / "ssh") as server,
+        _environment(COOPFS_SSH_COMMAND=server.command),
+    ):
+        yield server.address(folder / "store")
 
 
 @contextmanager

@@ -63,7 +63,9 @@ def free_ports(count: int, *above: int) -> list[int]:
     with ExitStack() as stack:
         while len(free) < count:
             with suppress(OSError):
-                port = random.randrange(20_000, 50_000)
+                # All below what the kernel gives to connections: between this look and the
+                # server's own there must be no taker.
+                port = random.randrange(10_000, 20_000)
                 for needed in (port, *(port + distance for distance in above)):
                     stack.enter_context(socket.create_server(("127.0.0.1", needed)))
                 free.append(port)

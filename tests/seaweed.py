@@ -162,6 +162,9 @@ class SeaweedCluster:
                 command, cwd=self._folder, env=environ, stdout=log, stderr=log
             )
 
+    def _log(self, name: str) -> str:
+        return (self._folder / f"{name}.log").read_text(errors="replace")[-2000:]
+
     def _made(self, name: str) -> Path:
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
@@ -172,10 +175,10 @@ class SeaweedCluster:
         while not condition():
             for name, process in self._processes.items():
                 if process.poll() is not None:
-                    log = (self._folder / f"{name}.log").read_text(errors="replace")
-                    raise RuntimeError(f"weed {name} ended: {log[-2000:]}")
+                    raise RuntimeError(f"weed {name} ended: {self._log(name)}")
             if time.monotonic() > deadline:
-                raise RuntimeError(f"waited {_START_S} s for {what}")
+                logs = "\n".join(f"{name}: {self._log(name)}" for name in self._processes)
+                raise RuntimeError(f"waited {_START_S} s for {what}\n{logs}")
             time.sleep(0.05)
 
 
