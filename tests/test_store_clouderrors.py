@@ -16,6 +16,7 @@ from obstore.exceptions import BaseError, GenericError, PermissionDeniedError
 from coopfs.errors import (
     CoopfsError,
     NotAStore,
+    ObjectCorrupt,
     ObjectNotFound,
     StoreDenied,
     StoreError,
@@ -188,3 +189,43 @@ def make_certificates(folder: Path) -> None:
         "-extfile extensions -out server.pem",
     ):
         subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+
+
+# --- a service that lies ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "length"),
+    [
+        (b"206 Partial Content\r\nContent-Range: bytes 0-999/1000", 10),
+        (b"206 Partial Content\r\nContent-Range: bytes 0-9/1000", 10),
+        (b"206 Partial Content\r\nContent-Range: bytes 500-509/1000", 10),
+        (b"206 Partial Content\r\nContent-Range: bytes 0-9/5", 10),
+        (b"206 Partial Content\r\nContent-Range: nonsense", 10),
+        (b"200 OK", 10),
+        (b"200 OK\r\nX: no length at all", None),
+    ],
+)
+def test_an_answer_that_is_not_what_was_asked_for_is_never_taken(
+    head: bytes,
+    length: int | None,
+    listening: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each answer is followed by bytes without an end."""
+
+    def lie(connection: socket.socket) -> None:
+        connection.recv(10_000)
+        connection.sendall(
+            b"HTTP/1.1 " + head + b'\r\nETag: "x"\r\nLast-Modified: Thu, 26 Nov 2026 11:23:33 GMT'
+            b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        while True:
+            connection.sendall(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "0")
+    address = f"s3://bucket?endpoint=http://127.0.0.1:{listening(lie)}&timeout=20"
+    with CloudStore(address, is_new=True) as store, pytest.raises((StoreError, ObjectCorrupt)):
+        store.get(Kind.DATA, b"x" * 32, 0, length)

@@ -21,12 +21,12 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from coopfs.errors import ObjectNotFound, UsageError
+from coopfs.errors import ObjectCorrupt, ObjectNotFound, UsageError
 from coopfs.store.cloudaddress import AZ, GS, CloudAddress
 from coopfs.store.clouderrors import status_of, translated
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta, PutMode
+    from obstore import GetResult, ObjectMeta, PutMode
     from obstore.store import BackoffConfig, ClientConfig, ObjectStore, RetryConfig, S3Config
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -88,11 +88,12 @@ class Bucket:
 
         Raises:
             ObjectNotFound, NotAStore: as :meth:`size`.
+            ObjectCorrupt: more came than the size said.
         """
         with self._translated(label):
             answer = obstore.get(self._reads, key)
             size = answer.meta["size"]
-            return (bytes(answer.bytes()) if size <= size_max else b""), size
+            return (_body(answer, size, label) if size <= size_max else b""), size
 
     def get_range(
         self, key: str, label: str, start: int, length: int | None
@@ -116,7 +117,10 @@ class Bucket:
                 if status_of(exc) == 416 or "Wanted range starting at" in str(exc):
                     return None
                 raise
-            return bytes(answer.bytes()), answer.meta["size"]
+            start, end = answer.range
+            if length is not None and end - start > length:
+                raise _too_much(label, length)
+            return _body(answer, end - start, label), answer.meta["size"]
 
     def put(
         self, key: str, label: str, pieces: Sequence[memoryview], *, is_conditional: bool
@@ -171,6 +175,22 @@ class Bucket:
             yield
         except (BaseError, FileNotFoundError, ValueError) as exc:
             raise translated(exc, label, self._address) from exc
+
+
+def _body(answer: GetResult, length: int, label: str) -> bytes:
+    """Return what came, at most *length* bytes: a hostile service may send without an end."""
+    parts: list[bytes] = []
+    left = length
+    for part in answer.stream(min_chunk_size=length + 1):
+        parts.append(part)
+        left -= len(part)
+        if left < 0:
+            raise _too_much(label, length)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_much(label: str, length: int) -> ObjectCorrupt:
+    return ObjectCorrupt(f"{label}: the service sends more than the {length} bytes asked for")
 
 
 def _is_about_the_condition(exc: BaseError) -> bool:
