@@ -9,7 +9,6 @@ Addresses: store/cloudaddress.py.  Requests and errors: store/bucket.py.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self, TypeVar
@@ -41,6 +40,7 @@ from coopfs.store.base import (
     truncated,
 )
 from coopfs.store.cloudaddress import CloudAddress, parse_cloud_address
+from coopfs.store.inflight import InFlight
 from coopfs.store.retry import Retrier
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ class CloudStore(Store):
         self._place = parse_cloud_address(address)
         self._retrier = Retrier()
         self._bucket = _bucket(self._place, self._retrier.patience.read_s)
-        self._slots = threading.BoundedSemaphore(REQUESTS_MAX)
-        self._is_closed = False
+        self._requests = InFlight(
+            REQUESTS_MAX, lambda: StoreUnavailable(f"the store {address} has been closed")
+        )
         self._is_seen = is_new  # is known to be a store, or is to become one
         self._is_conditional = self._place.is_conditional
 
@@ -90,7 +91,7 @@ class CloudStore(Store):
         try:
             # Without patience: a mount must come up with the service out of reach.
             with suppress(StoreUnavailable):
-                store._look()
+                store._requests.run(store._look)
         except BaseException:
             store.close()
             raise
@@ -185,8 +186,8 @@ class CloudStore(Store):
 
     def close(self) -> None:
         """See :meth:`Store.close`."""
-        self._is_closed = True
         self._retrier.close()
+        self._requests.close()
 
     # --- one try of each ------------------------------------------------------------
 
@@ -260,18 +261,15 @@ class CloudStore(Store):
             last = page[-1].key
 
     def _read(self, label: str, call: Callable[[], _Result]) -> _Result:
-        return self._retrier.read(label, lambda: self._run(label, call))
+        return self._retrier.read(label, lambda: self._requests.run(lambda: self._run(call)))
 
     def _write(self, label: str, call: Callable[[], _Result]) -> _Result:
-        return self._retrier.write(label, lambda: self._run(label, call))
+        return self._retrier.write(label, lambda: self._requests.run(lambda: self._run(call)))
 
-    def _run(self, label: str, call: Callable[[], _Result]) -> _Result:
-        if self._is_closed:
-            raise StoreUnavailable(f"{label}: the store {self.address} has been closed")
-        with self._slots:
-            if not self._is_seen:
-                self._look()
-            return call()
+    def _run(self, call: Callable[[], _Result]) -> _Result:
+        if not self._is_seen:
+            self._look()
+        return call()
 
     def _look(self) -> None:
         """See whether there is a store (NotAStore)."""
