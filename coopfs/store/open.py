@@ -57,6 +57,12 @@ def _sftp() -> Scheme:
     return Scheme(sshchild.parse_sftp_address, sftp.sftp_store, sftp.create_sftp_store)
 
 
+def _cloud() -> Scheme:
+    from coopfs.store import cloud, cloudaddress
+
+    return Scheme(cloudaddress.parse_cloud_address, cloud.CloudStore.open, cloud.CloudStore.create)
+
+
 # One line a scheme, lower-case: what imports its module, only when it is needed, and
 # says what is in there.  Folders are no business of this table.
 SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
@@ -69,6 +75,9 @@ SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
     "ftp": _ftp,
     "ftps": _ftp,
     "sftp": _sftp,
+    "s3": _cloud,
+    "gs": _cloud,
+    "az": _cloud,
 }
 
 # Schemes written with a colon alone: restic's and rclone's way.
