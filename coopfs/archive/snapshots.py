@@ -64,6 +64,15 @@ class Snapshot:
         return self.words is not None and self.words.is_held
 
 
+@dataclass(frozen=True, slots=True)
+class UnusableObject:
+    """An object under ``snapshots/`` that does not count."""
+
+    object_id: ObjectId
+    role: Role | None  # None: it could not even be opened
+    problem: str
+
+
 class SnapshotObjects:
     """What lies under ``snapshots/``, as last refreshed."""
 
@@ -81,7 +90,7 @@ class SnapshotObjects:
         self._refused: tuple[str, ...] = ()  # amendments that do not count
         self._writers: dict[WriterId, Enrolment] | None = None
         self.warnings: list[str] = []
-        self.unusable: list[str] = []  # of the warnings those about objects that cannot be used
+        self.unusable: list[UnusableObject] = []  # as of the last refresh
 
     # --- looking up -----------------------------------------------------------
 
@@ -184,7 +193,7 @@ class SnapshotObjects:
         self._snapshots = None
         self._writers = None
         self.unusable = self._problems()
-        self.warnings = list(self.unusable)
+        self.warnings = [item.problem for item in self.unusable]
         self.warnings += [
             f"{_label(name)}: the store no longer shows this amendment of snapshots that are still "
             "there; it counts all the same; ask the partner"
@@ -295,13 +304,17 @@ class SnapshotObjects:
                     "DELETE FROM snapshot_objects WHERE object_id = ?", [(name,) for name in gone]
                 )
 
-    def _problems(self) -> list[str]:
+    def _problems(self) -> list[UnusableObject]:
         """What could not be used; read again at the next refresh."""
         rows = self._state.connection.execute(
-            "SELECT object_id, problem FROM snapshot_objects WHERE body IS NULL ORDER BY object_id"
+            "SELECT object_id, role, problem FROM snapshot_objects WHERE body IS NULL"
+            " ORDER BY object_id"
         ).fetchall()
-        self._drop({ObjectId(object_id) for object_id, _ in rows})
-        return [problem for _, problem in rows]
+        self._drop({ObjectId(object_id) for object_id, _, _ in rows})
+        return [
+            UnusableObject(ObjectId(object_id), Role(role) if role else None, problem)
+            for object_id, role, problem in rows
+        ]
 
     # --- rollback and omission ------------------------------------------------
 
