@@ -158,10 +158,17 @@ def _verdicts(
     import time
 
     from coopfs.archive.select import resolve
+    from coopfs.errors import UsageError
     from coopfs.ops.forget_plan import plan_forget, plan_named
 
     if names:
         found = [resolve(archive, n, host=host, series=series, tags=tags) for n in names]
+        for name, snapshot in zip(names, found, strict=True):
+            if snapshot.is_held:
+                raise UsageError(
+                    f"{name}: is on hold; nothing was let go. If it may go after all: "
+                    f'"coopfs hold --release {name}"'
+                )
         return plan_named({snapshot.snapshot_id: snapshot for snapshot in found}.values())
 
     def is_chosen(snapshot: Snapshot) -> bool:
@@ -222,12 +229,12 @@ def _show(ctx: Context, verdicts: list[Verdict], result: ForgetResult | None) ->
             "rule; a wrong clock, or somebody invents dates (coopfs-forget(1)"
             + (")" if result is None else '; "--dry-run" names them)')
         )
-    stay = count(len(verdicts) - len(going), "snapshot")
+    kept = f"kept: {len(verdicts) - len(going):,}"
     if result is None:
-        ctx.echo(f"would let go {count(len(going), 'snapshot')}; {stay} would stay")
+        ctx.echo(f"would let go {count(len(going), 'snapshot')}; {kept}")
         return
     if not going:
-        ctx.echo(f"nothing to let go; {stay} stay")
+        ctx.echo(f"nothing to let go; {kept}")
         return
     if result.denial:
         ctx.warn(
@@ -235,7 +242,7 @@ def _show(ctx: Context, verdicts: list[Verdict], result: ForgetResult | None) ->
             f"({result.denial}); the record counts as soon as they are deleted"
         )
     ctx.echo(
-        f'let go {count(len(going), "snapshot")}; {stay} stay. "coopfs prune" frees what only '
+        f'let go {count(len(going), "snapshot")}; {kept}. "coopfs prune" frees what only '
         "they needed"
     )
 
