@@ -152,7 +152,7 @@ def test_another_key_lets_nothing_go(taken: Lab) -> None:
 
 
 def test_an_object_that_cannot_be_read_may_be_a_hold(taken: Lab) -> None:
-    with taken.open() as (archive, store):
+    with taken.open() as (archive, _store):
         held = archive.snapshots()[0]
         amend_snapshots(archive, [held], Change(is_held=True), key_of(archive))
         ((name, _),) = archive.objects.named_amendments()
