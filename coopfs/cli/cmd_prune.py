@@ -47,7 +47,7 @@ def grace_text(seconds: float) -> str:
 @click.option(
     "--repack-below",
     default="80%",
-    metavar="N%",
+    metavar="SHARE",
     help="Move data only out of packs of which less is needed (default 80%).",
 )
 @click.option(
@@ -117,8 +117,8 @@ def _show(ctx: Context, totals: PruneTotals, is_dry_run: bool, grace_s: float) -
 
     would = "would be " if is_dry_run else ""
     ctx.echo(
-        f"{count(totals.snapshots, 'snapshot')} need {size_text(totals.needed_len)}; "
-        f"{size_text(totals.unused_len)} beside it stay unused"
+        f"{count(totals.snapshots, 'snapshot needs', 'snapshots need')} "
+        f"{size_text(totals.needed_len)}; {size_text(totals.unused_len)} beside it stay unused"
     )
     if totals.marked_packs:
         ctx.echo(f"{would}marked: {packs(totals.marked_packs, totals.marked_len)}")
