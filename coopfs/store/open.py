@@ -45,6 +45,24 @@ def _rclone() -> Scheme:
     return Scheme(rclone.check_rclone, rclone.open_rclone, rclone.create_rclone)
 
 
+def _ftp() -> Scheme:
+    from coopfs.store import ftp, ftpaddress
+
+    return Scheme(ftpaddress.parse_ftp_address, ftp.ftp_store, ftp.create_ftp_store)
+
+
+def _sftp() -> Scheme:
+    from coopfs.store import sftp, sshchild
+
+    return Scheme(sshchild.parse_sftp_address, sftp.sftp_store, sftp.create_sftp_store)
+
+
+def _cloud() -> Scheme:
+    from coopfs.store import cloud, cloudaddress
+
+    return Scheme(cloudaddress.parse_cloud_address, cloud.CloudStore.open, cloud.CloudStore.create)
+
+
 # One line a scheme, lower-case: what imports its module, only when it is needed, and
 # says what is in there.  Folders are no business of this table.
 SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
@@ -54,6 +72,12 @@ SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
     "rest+http": _rest,
     "rest+https": _rest,
     "rest+http+unix": _rest,
+    "ftp": _ftp,
+    "ftps": _ftp,
+    "sftp": _sftp,
+    "s3": _cloud,
+    "gs": _cloud,
+    "az": _cloud,
 }
 
 # Schemes written with a colon alone: restic's and rclone's way.
