@@ -214,6 +214,35 @@ def test_the_owner_alone_deletes_and_anybody_takes_back(two: Two) -> None:
         anna.ok("check", "--read-data")
 
 
+def test_a_prune_moves_to_the_partners_trash_where_it_can_be_had_back(two: Two) -> None:
+    anna, berta = two.anna, two.berta
+    two.pair()
+    with berta.serving():
+        two.back_up(anna, berta)
+        make_source(two.base / "gone", 9)
+        anna.ok("snapshot", two.base / "gone")
+        before = packs(berta, anna)
+        anna.ok("key", "offline", "--recovery-kit", two.kit(anna))
+        sheet = ("--recovery-kit", two.kit(anna))
+        (newest,) = [
+            line["id"]
+            for line in anna.ok("snapshots", "--json").lines()
+            if line["type"] == "snapshot" and line["series"] == "gone"
+        ]
+        assert anna.run("forget", newest).code == 12
+        anna.ok("forget", newest, *sheet)
+        anna.ok("prune", "--grace", "0s", *sheet)
+        anna.ok("prune", "--grace", "0s", *sheet)
+        after = packs(berta, anna)
+        assert sum(map(len, after.values())) < sum(map(len, before.values())) - 1_000_000
+        anna.ok("check", "--read-data")
+        status = status_of(anna)
+        assert status["trash_used"] > 1_000_000
+        # The objects come back whole; that the index does not know them is a repair's.
+        assert anna.ok("partner", "undelete", "berta", "--json").lines()[0]["objects"] > 0
+        assert before.items() <= packs(berta, anna).items()
+
+
 def test_partners_see_what_they_hold_for_each_other(two: Two) -> None:
     anna, berta = two.anna, two.berta
     two.pair()
