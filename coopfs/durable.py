@@ -106,6 +106,57 @@ def link_new(temporary: str, path: str) -> bool:
     return True
 
 
+def replace(path: str, data: bytes) -> None:
+    """Write the small file *path* durably; at every moment the old or the new content is there."""
+    folder = os.path.dirname(path)
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(8).hex()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    try:
+        try:
+            own_like_folder(fd, folder)
+            write_all(fd, memoryview(data))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_folder(folder)
+
+
+def open_lock(path: str) -> int:
+    """Open the file *path*, made if need be, for flock(); return its descriptor."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+    own_like_folder(fd, os.path.dirname(path))
+    return fd
+
+
+def own_like_folder(fd: int, folder: str) -> None:
+    """Give the open file to the owner of *folder*, if we are root.
+
+    What root writes at the prompt must stay usable for the server, which is not root.
+    """
+    if os.geteuid() == 0:
+        status = os.stat(folder)
+        os.fchown(fd, status.st_uid, status.st_gid)
+
+
+def move_new(source: str, target: str) -> bool:
+    """Give the file *source* the name *target* instead; return False if that was taken.
+
+    At every moment, whoever is killed and wherever the power fails, it has at least one
+    of the two names; the new one is durable on return, the old one may come back.
+    """
+    if not link_new(source, target):
+        return False
+    sync_folder(os.path.dirname(target))
+    with suppress(FileNotFoundError):  # no hard links here: it was renamed
+        os.unlink(source)
+    return True
+
+
 def sync_file(path: str) -> None:
     """Make the content of *path* durable, whoever wrote it."""
     _sync(path, os.O_RDONLY | os.O_NOFOLLOW)

@@ -12,6 +12,7 @@ from typing import Final
 from coopfs.ids import ObjectId
 
 KINDS: Final = ("data", "index", "snapshots", "keys", "locks")
+LOCKS: Final = "locks"  # restic's own; the one kind a server really deletes
 FANNED_OUT: Final = "data"  # the one kind whose folder has a folder for each first byte
 CONFIG: Final = "config"
 

@@ -215,3 +215,22 @@ def test_chunker_cuts_where_the_page_says(case: dict[str, Any]) -> None:
     lengths = cut(data, case["min"], case["avg"], case["max"], case["seed"])
 
     assert lengths == case["chunks"]
+
+
+def test_a_receipt_and_answers_of_a_server() -> None:
+    server = table("server.json")
+    receipt = bytes.fromhex(server["receipt"])
+    body, signature = receipt[:-64], receipt[-64:]
+    check_signature(b"w" * 32, b"coopfs 1 sign receipt\0" + body, signature)
+    kind, name, size, time_ns = (
+        msgpack.unpackb(body, strict_map_key=False)[key] for key in range(4)
+    )
+    assert (kind, len(name), size, time_ns) == ("data", 32, 16 << 20, 1_795_408_111_123_456_789)
+
+    pack = (VECTORS / "pack-data.bin").read_bytes()
+    pack_id = hashlib.sha256(pack).digest()
+    for number, question in zip((0, 1, 2**40), server["questions"], strict=True):
+        asked = blake3(pack_id + struct.pack(">Q", number), key=derive("audit")).digest()
+        assert asked.hex() == question
+    for question, answer in zip(server["questions"], server["answers"], strict=False):
+        assert blake3(pack, key=bytes.fromhex(question)).hexdigest() == answer

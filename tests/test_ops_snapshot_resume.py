@@ -290,8 +290,9 @@ def test_a_full_store_leaves_what_was_stored_and_the_next_run_goes_on_from_there
     with lab.open() as (archive, store):
         report = take(archive, lab.source)
         assert data_put(store) < total - stored + (2 << 20)
-    # All but what was in the pack that did not fit is known, file by file.
-    assert reading.length < total - stored + 2 * 700_000
+    # All but what was in the packs that did not fit is known, file by file; at each of their
+    # ends (there may be two such packs, with a stored one between) a file lies in two packs.
+    assert reading.length <= total - stored + 4 * 700_000
     lab.expect_archived(report)
     reading.reset()
     lab.expect_archived(lab.take())
@@ -311,7 +312,7 @@ def test_a_full_store_in_a_flat_folder_of_long_files_loses_only_the_last_ones(
     assert stored > 15_000_000
     reading.reset()
     report = lab.take()
-    assert reading.length < 44_000_000 - stored + 2 * 4_000_000
+    assert reading.length <= 44_000_000 - stored + 4 * 4_000_000
     lab.expect_archived(report)
 
 

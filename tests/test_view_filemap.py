@@ -151,12 +151,8 @@ def test_one_byte_of_a_long_file_needs_one_path_of_nodes() -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda level: SpanLevel(
-            level.level, level.spans, level.child_ids, level.starts, level.length + 1
-        ),
-        lambda level: SpanLevel(
-            level.level + 1, level.spans, level.child_ids, level.starts, level.length
-        ),
+        lambda level: SpanLevel(level.level, [5, 1], level.spans, level.child_ids),
+        lambda level: SpanLevel(level.level + 1, [5, 5], level.spans, level.child_ids),
     ],
 )
 def test_nodes_that_contradict_each_other_are_refused(

@@ -22,6 +22,7 @@ from coopfs.view.browser import Found
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.fuse import MountOperations
 from coopfs.view.options import MountOptions
+from coopfs.view.pagecache import PageCache
 from coopfs.view.refresher import Refresher
 
 CONTEXT = cast(Any, None)  # who asks; no handler looks at it
@@ -47,7 +48,9 @@ async def serving(host: Host) -> AsyncIterator[tuple[MountOperations, Any]]:
         async with trio.open_nursery() as nursery:
             fetcher = Fetcher(archive, nursery, NoTrimmer())
             yield (
-                MountOperations(archive, MountOptions(), refresher, fetcher, lambda: None),
+                MountOperations(
+                    archive, MountOptions(), refresher, fetcher, PageCache(), lambda: None
+                ),
                 store,
             )
             nursery.cancel_scope.cancel()

@@ -17,23 +17,30 @@ from typing import Final
 from coopfs.archive.cache import BlockCache
 from coopfs.archive.index import BlockInfo, Index, PackInfo
 from coopfs.errors import ChunkCorrupt, CoopfsError, DataError, ObjectNotFound
-from coopfs.format.codec import decompress
+from coopfs.format.codec import Codec, decompress
 from coopfs.format.keys import ArchiveKeys
-from coopfs.format.sealing import Opener, Section
+from coopfs.format.sealing import TAG_LEN, Opener, Section
 from coopfs.ids import short_hex
 from coopfs.store.base import Kind, Store
 
 MEMORY_LEN: Final = 64 << 20  # bytes of decoded blocks kept by default
 OPENERS_KEPT: Final = 256
+SCRATCH_LEN: Final = 1 << 20  # bytes; most blocks are no larger
 RUN_LEN_MAX: Final = 16 << 20  # bytes one coalesced range request may ask for
+
+_thread = threading.local()  # scratch: where this thread decrypts what it then decompresses
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """A decoded block; its chunks lie back to back in *data*."""
 
-    data: bytes
+    data: bytes | bytearray | memoryview
     bad: frozenset[int]  # offsets of chunks whose id does not match
+
+    def chunk(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes from *offset* on."""
+        return bytes(memoryview(self.data)[offset : offset + length])
 
 
 class BlockReader:
@@ -122,7 +129,7 @@ class BlockReader:
         first = self._index.first_location(chunk_id)  # no query where the block is known
         held = self.peek(first.block_no)
         if held is not None and first.offset not in held.bad:
-            return held.data[first.offset : first.offset + first.length]
+            return held.chunk(first.offset, first.length)
         failure: CoopfsError | None = None
         for location in self._index.locate(chunk_id):
             try:
@@ -131,7 +138,7 @@ class BlockReader:
                 failure = exc
                 continue
             if location.offset not in block.bad:
-                return block.data[location.offset : location.offset + location.length]
+                return block.chunk(location.offset, location.length)
             pack = self._index.pack(self._index.block(location.block_no).pack_no)
             failure = ChunkCorrupt(
                 f"pack {short_hex(pack.pack_id)}: its writer {short_hex(pack.writer_id)} stored "
@@ -278,7 +285,9 @@ class BlockReader:
             self._cache.put(pack.pack_id, info.ordinal, bytes(sealed), is_meta=pack.is_meta)
         return Block(data, self._bad_chunks(info, pack, data))
 
-    def _decode(self, info: BlockInfo, pack: PackInfo, sealed: bytes | memoryview) -> bytes:
+    def _decode(
+        self, info: BlockInfo, pack: PackInfo, sealed: bytes | memoryview
+    ) -> bytes | bytearray | memoryview:
         opener = self._openers.get(info.pack_no)
         if opener is None:
             what = f"pack {pack.pack_id.hex()}"
@@ -287,10 +296,11 @@ class BlockReader:
                 self._openers[info.pack_no] = opener
                 if len(self._openers) > OPENERS_KEPT:
                     self._openers.popitem(last=False)
-        stored = opener.open(Section.BLOCK, info.ordinal, sealed)
-        return decompress(info.codec, stored, info.plain_len, opener.what)
+        return open_block(opener, info, sealed)
 
-    def _bad_chunks(self, info: BlockInfo, pack: PackInfo, data: bytes) -> frozenset[int]:
+    def _bad_chunks(
+        self, info: BlockInfo, pack: PackInfo, data: bytes | bytearray | memoryview
+    ) -> frozenset[int]:
         keys = self._keys
         view = memoryview(data)
         offsets = info.chunk_offsets
@@ -305,3 +315,26 @@ class BlockReader:
             elif keys.chunk_id(chunk) != chunk_id:
                 bad.append(offsets[place])
         return frozenset(bad)
+
+
+def open_block(
+    opener: Opener, info: BlockInfo, sealed: bytes | memoryview
+) -> bytes | bytearray | memoryview:
+    """Return the plaintext of one block, its chunks not yet verified.
+
+    Raises:
+        ObjectCorrupt: it does not open or decompress as the index says.
+        FormatUnsupported: a codec of a newer version.
+    """
+    stored_len = len(sealed) - TAG_LEN
+    if info.codec == Codec.RAW:
+        # What is stored is what is handed out: it needs a buffer of its own.
+        plain = bytearray(max(stored_len, 0))
+        opener.open_into(plain, Section.BLOCK, info.ordinal, sealed)
+        return decompress(Codec.RAW, plain, info.plain_len, opener.what)
+    scratch: bytearray | None = getattr(_thread, "scratch", None)
+    if scratch is None or len(scratch) < stored_len:
+        scratch = _thread.scratch = bytearray(max(stored_len, SCRATCH_LEN))
+    stored = memoryview(scratch)[: max(stored_len, 0)]
+    opener.open_into(stored, Section.BLOCK, info.ordinal, sealed)
+    return decompress(info.codec, stored, info.plain_len, opener.what)

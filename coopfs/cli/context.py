@@ -74,6 +74,10 @@ class Context:
         ring = self.load_keyring(settings)
         limits = {} if memory_len is None else {"memory_len": memory_len}
         store = open_store(settings.store)
+        if settings.store.startswith("coop:"):
+            from coopfs.ops.owner import lend_owner
+
+            lend_owner(store, ring)
         try:
             archive = Archive.open(self.dirs, settings, ring, store, **limits)
         except BaseException:

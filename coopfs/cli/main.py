@@ -36,10 +36,19 @@ COMMANDS: Final = {
     "ls": "List a folder of a snapshot.",
     "cat": "Write files of a snapshot to standard output.",
     "restore": "Copy a snapshot, or a part of it, into a folder.",
+    "tag": "Add tags to snapshots, or take them away.",
+    "hold": "Protect snapshots from being let go.",
+    "describe": "Change what is said about a snapshot.",
+    "forget": "Let snapshots go, by rules or by name.",
+    "prune": "Free what no snapshot needs any more.",
     "check": "Verify the archive, and name the files that damage hurts.",
     "stats": "Say how much is stored, and how much was saved.",
     "key": "Change, show or take away the keys on this machine.",
     "writer": "Let another host write to the archive.",
+    "recover": "Set up on this machine what a lost one had: from the recovery kit.",
+    "pair": "Become partners with another machine: each keeps a store for the other.",
+    "partner": "Show, change and end what partners hold for each other.",
+    "serve": "Keep partners' stores on this machine.",
 }
 
 

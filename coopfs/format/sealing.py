@@ -175,18 +175,36 @@ class Opener:
         Raises:
             ObjectCorrupt: the tag does not match: altered, moved or truncated.
         """
+        plain = bytearray(max(len(sealed) - TAG_LEN, 0))
+        self.open_into(plain, section, ordinal, sealed)
+        return bytes(plain)
+
+    def open_into(
+        self,
+        target: bytearray | memoryview,
+        section: Section,
+        ordinal: int,
+        sealed: bytes | memoryview,
+    ) -> None:
+        """Write the plaintext of one section to *target*, which has its length exactly.
+
+        *target* may be where *sealed* lies.  After an error what it holds is not to be used.
+
+        Raises:
+            ObjectCorrupt: the tag does not match: altered, moved or truncated.
+        """
         plain_len = len(sealed) - TAG_LEN
         if not 0 <= plain_len <= MAX_SECTION:
             raise ObjectCorrupt(f"{self.what}: a sealed section of {len(sealed)} bytes")
         cipher = _cipher(self._key, self._header_bytes, section, ordinal, plain_len)
         view = memoryview(sealed)  # a slice of a megabyte is then no copy of it
+        tag = bytes(view[plain_len:])
         try:
-            plaintext: bytes = cipher.decrypt_and_verify(view[:plain_len], view[plain_len:])
+            cipher.decrypt_and_verify(view[:plain_len], tag, output=target)
         except ValueError:
             raise ObjectCorrupt(
                 f"{self.what}: {section.name.lower()} {ordinal} is damaged or was altered"
             ) from None
-        return plaintext
 
 
 def _cipher(

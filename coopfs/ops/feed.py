@@ -172,7 +172,7 @@ class BlockFeed:
         elif held.slot is not None and self._slots is not None:
             self._slots.leave(held)
 
-    def _await(self, held: Held) -> bytes | memoryview | None:
+    def _await(self, held: Held) -> bytes | bytearray | memoryview | None:
         """Wait for a block; None when it cannot be had, so that each chunk is tried alone."""
         if held.job is None:
             self._ask()

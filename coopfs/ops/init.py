@@ -63,6 +63,7 @@ from coopfs.format.records import Enrolment, encode_enrolment
 from coopfs.format.snapshot import check_label
 from coopfs.format.wrapping import KeyPurpose, Secrets
 from coopfs.ids import ARCHIVE_ID_LEN, ArchiveId, short_hex
+from coopfs.ops.owner import introduce_owner, place_of
 from coopfs.store.base import Kind, Store
 from coopfs.store.open import absolute_address, create_store, open_store
 from coopfs.store.shown import shown_address
@@ -121,8 +122,9 @@ def init_archive(
     ring = load_keyring(dirs, settings, passphrase)
     try:
         with _begun_store(address) as store:
+            introduce_owner(store, ring)
             config = _found(store, ring, request.chunker)
-            kit = make_kit(settings, config, ring)
+            kit = make_kit(dirs, settings, config, ring)
             if request.recovery_kit is not None and not _is_written(kit, request.recovery_kit):
                 write_kit(kit, request.recovery_kit)
             _write_records(store, settings, config, ring)
@@ -135,8 +137,15 @@ def init_archive(
     return InitResult(settings, config, kit, is_wrapped(dirs, settings), is_resumed)
 
 
-def make_kit(settings: ArchiveSettings, config: ArchiveConfig, ring: KeyRing) -> RecoveryKit:
-    """Return the kit for the keys that are on this machine (WrongKey, ConfigError)."""
+def make_kit(
+    dirs: Dirs, settings: ArchiveSettings, config: ArchiveConfig, ring: KeyRing
+) -> RecoveryKit:
+    """Return the kit for the keys that are on this machine.
+
+    Raises:
+        WrongKey, ConfigError: the admin key cannot be read.
+        NotFound, FormatUnsupported: the partner whose store it is cannot be looked up.
+    """
     admin = ring.admin()
     return RecoveryKit(
         name=settings.name,
@@ -146,6 +155,7 @@ def make_kit(settings: ArchiveSettings, config: ArchiveConfig, ring: KeyRing) ->
         created_ns=config.created_ns,
         archive_key=ring.keys.archive_key,
         admin_key=admin.seed if admin else None,
+        partner=place_of(dirs, settings.store),
     )
 
 
@@ -302,10 +312,20 @@ def _publish(folder: Path, target: Path) -> None:
 
 def _begun_store(address: str) -> Store:
     """Open the store of an archive that is still being made."""
+    store = None
     try:
-        return open_store(address)  # has our first objects
+        store = open_store(address)  # has our first objects
+        with suppress(ObjectNotFound):
+            store.get_config()  # one elsewhere is looked at only now
+        return store
     except NotAStore:
+        if store is not None:
+            store.close()
         return create_store(address)  # has nothing yet, or is not there at all
+    except BaseException:
+        if store is not None:
+            store.close()
+        raise
 
 
 def _found(store: Store, ring: KeyRing, chunker: ChunkerParams) -> ArchiveConfig:

@@ -40,7 +40,7 @@ class Held:
         self.slot: int | None = None  # of the process's memory, where that decodes it
         self.inlet: int | None = None  # until it is decoded
         self.is_done = False  # of one in a slot: decoded, or failed
-        self.data: bytes | memoryview | None = None  # None: not there yet, or failed
+        self.data: bytes | bytearray | memoryview | None = None  # None: not there yet, or failed
         self.bad: frozenset[int] = frozenset()  # offsets of chunks that are not what they should be
 
 

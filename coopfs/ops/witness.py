@@ -87,9 +87,16 @@ class Witnesses:
         """*series* is ``host/series``; the rows of another are not touched."""
         self._state = state
         self._series = series
+        # A first snapshot would ask in vain for every folder.
+        row = state.connection.execute(
+            "SELECT 1 FROM witnesses WHERE series = ? LIMIT 1", (series,)
+        ).fetchone()
+        self._is_empty = row is None
 
     def get(self, path: bytes) -> Witness | None:
         """Return the row of the folder *path*, or None."""
+        if self._is_empty:
+            return None
         row = self._state.connection.execute(
             "SELECT names, tree, totals, read_ns FROM witnesses WHERE series = ? AND path = ?",
             (self._series, path),
@@ -104,6 +111,7 @@ class Witnesses:
 
         All trees must be durable and in the index, or among the unsent nodes.
         """
+        self._is_empty = False
         with self._state.transaction() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO witnesses VALUES (?, ?, ?, ?, ?, ?)",

@@ -7,6 +7,7 @@ trip, made once (retries: ``store/retry.py``).  Times out on silence, never on l
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,7 +49,7 @@ class Endpoint:
     scheme: Literal["http", "https"]
     host: str
     port: int
-    socket_path: str | None = None  # a unix socket's; host and port then mean nothing
+    socket_path: str | None = None  # a unix socket's, in place of host and port
 
 
 def stall_s(patience: Patience) -> float:
@@ -273,8 +274,11 @@ def _slices(pieces: Iterable[memoryview]) -> Iterator[Any]:  # urllib3 types byt
 def _make_pool(endpoint: Endpoint, trust: Trust | None) -> urllib3.HTTPConnectionPool:
     common: dict[str, Any] = {"maxsize": CONNECTIONS, "block": True}
     if endpoint.socket_path is not None:
-        return _UnixPool(
-            "localhost", 80, socket_options=[], socket_path=endpoint.socket_path, **common
+        common |= {"socket_options": [], "socket_path": endpoint.socket_path}
+        if trust is None:
+            return _UnixPool("localhost", 80, **common)
+        return _TlsUnixPool(
+            "localhost", 443, ssl_context=trust.context, assert_fingerprint=trust.pin, **common
         )
     common["socket_options"] = _OPTIONS
     if endpoint.scheme == "http":
@@ -319,14 +323,33 @@ class _UnixConnection(_Sending):
         self._socket_path = socket_path
 
     def _new_conn(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(CONNECT_TIMEOUT_S)
-            sock.connect(self._socket_path)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+        return _connect_unix(self._socket_path)
+
+
+class _TlsUnixConnection(_TlsConnection):
+    def __init__(self, *args: Any, socket_path: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._socket_path = socket_path
+
+    def _new_conn(self) -> socket.socket:
+        return _connect_unix(self._socket_path)
+
+
+def _connect_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A socket's name has 107 bytes at most; this way it is short however deep the folder is.
+    folder = -1
+    try:
+        sock.settimeout(CONNECT_TIMEOUT_S)
+        folder = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        sock.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        if folder >= 0:
+            os.close(folder)
+    return sock
 
 
 class _PlainPool(urllib3.HTTPConnectionPool):
@@ -339,3 +362,7 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
 
 class _UnixPool(urllib3.HTTPConnectionPool):
     ConnectionCls = _UnixConnection
+
+
+class _TlsUnixPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsUnixConnection

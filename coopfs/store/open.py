@@ -33,20 +33,51 @@ def _rest() -> Scheme:
     return Scheme(restaddress.parse_address, rest.open_rest, rest.create_rest)
 
 
+def _coop() -> Scheme:
+    from coopfs.store import coop
+
+    return Scheme(coop.check_coop, coop.open_coop, coop.create_coop)
+
+
 def _rclone() -> Scheme:
     from coopfs.store import rclone
 
     return Scheme(rclone.check_rclone, rclone.open_rclone, rclone.create_rclone)
 
 
+def _ftp() -> Scheme:
+    from coopfs.store import ftp, ftpaddress
+
+    return Scheme(ftpaddress.parse_ftp_address, ftp.ftp_store, ftp.create_ftp_store)
+
+
+def _sftp() -> Scheme:
+    from coopfs.store import sftp, sshchild
+
+    return Scheme(sshchild.parse_sftp_address, sftp.sftp_store, sftp.create_sftp_store)
+
+
+def _cloud() -> Scheme:
+    from coopfs.store import cloud, cloudaddress
+
+    return Scheme(cloudaddress.parse_cloud_address, cloud.CloudStore.open, cloud.CloudStore.create)
+
+
 # One line a scheme, lower-case: what imports its module, only when it is needed, and
 # says what is in there.  Folders are no business of this table.
 SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
+    "coop": _coop,
     "rclone": _rclone,
     "rest": _rest,  # "rest:https://…", as restic writes it
     "rest+http": _rest,
     "rest+https": _rest,
     "rest+http+unix": _rest,
+    "ftp": _ftp,
+    "ftps": _ftp,
+    "sftp": _sftp,
+    "s3": _cloud,
+    "gs": _cloud,
+    "az": _cloud,
 }
 
 # Schemes written with a colon alone: restic's and rclone's way.

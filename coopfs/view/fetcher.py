@@ -38,8 +38,18 @@ REMOTE_RUN: Final = 4  # neighbouring blocks asked for with one range request
 class Fetcher:
     """Fetches what is not in memory; used from the event loop only."""
 
-    def __init__(self, archive: Archive, nursery: trio.Nursery, trimmer: Trimmer) -> None:
-        """Employ threads in *nursery*, which must outlive every reader."""
+    def __init__(
+        self,
+        archive: Archive,
+        nursery: trio.Nursery,
+        trimmer: Trimmer,
+        note_landed: Callable[[int, Block | None], None] = lambda block_no, block: None,
+    ) -> None:
+        """Employ threads in *nursery*, which must outlive every reader.
+
+        *note_landed* is told in a thread of every block that was loaded, or could not be.
+        """
+        self._note_landed = note_landed
         self._trimmer = trimmer
         self._archive = archive
         self._index = archive.index
@@ -168,6 +178,8 @@ class Fetcher:
             except BaseException as exc:  # whoever waits for it gets it, whatever it is
                 failure = exc
             self._landed.put((run, blocks, failure))
+            for place, block_no in enumerate(run.flights):
+                self._note_landed(block_no, blocks[place] if blocks else None)
             # What was read ahead wakes nobody: it is found when somebody looks for it.
             if run.is_awaited:
                 try:
@@ -225,7 +237,7 @@ class Fetcher:
         location = self._index.first_location(tree_id)
         block = self.peek_block(location.block_no)
         if block is not None:
-            data = block.data[location.offset : location.offset + location.length]
+            data = block.chunk(location.offset, location.length)
             if self._archive.keys.tree_id(data) == tree_id:
                 node = decode_tree_node(data, f"tree {short_hex(tree_id)}")
                 return self._keep_tree(tree_id, node)

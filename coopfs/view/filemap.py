@@ -7,8 +7,7 @@ raising :class:`NodeAbsent`, so that whoever may wait fetches them and asks agai
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -36,29 +35,37 @@ class NodeAbsent(Exception):
         self.node_id = node_id
 
 
-@dataclass(frozen=True, slots=True)
 class SpanLevel:
     """A decoded span node with the places of its items, ready for bisection."""
 
-    level: int
-    spans: tuple[Span, ...]  # at level 0: (length, chunk id or None)
-    child_ids: tuple[SpanNodeId, ...]  # above level 0
-    starts: tuple[int, ...]  # bytes from the node's own start
-    length: int  # bytes below
+    __slots__ = ("child_ids", "length", "level", "located", "spans", "starts")
+
+    def __init__(
+        self,
+        level: int,
+        lengths: list[int],
+        spans: tuple[Span, ...],
+        child_ids: tuple[SpanNodeId, ...],
+    ) -> None:
+        starts = tuple(accumulate(lengths, initial=0))
+        self.level = level
+        self.spans = spans  # at level 0: (length, chunk id or None)
+        self.child_ids = child_ids  # above level 0
+        self.starts = starts[:-1]  # bytes from the node's own start
+        self.length = starts[-1]  # bytes below
+        self.located: object = None  # where its chunks lie; kept by coopfs.view.layout
 
     @classmethod
     def of_node(cls, node: SpanNode) -> SpanLevel:
         """Prepare *node*."""
         lengths = [item.length for item in node.spans or node.children]
-        starts = tuple(accumulate(lengths, initial=0))
         child_ids = tuple(child.node_id for child in node.children)
-        return cls(node.level, node.spans, child_ids, starts[:-1], starts[-1])
+        return cls(node.level, lengths, node.spans, child_ids)
 
     @classmethod
     def of_spans(cls, spans: tuple[Span, ...]) -> SpanLevel:
         """Prepare the spans that stand in an entry itself."""
-        starts = tuple(accumulate((span.length for span in spans), initial=0))
-        return cls(0, spans, (), starts[:-1], starts[-1])
+        return cls(0, [span.length for span in spans], spans, ())
 
 
 class FileMap:
@@ -72,10 +79,10 @@ class FileMap:
         self._root = entry.span_root
         self._top = None if entry.spans is None else SpanLevel.of_spans(entry.spans)
 
-    def pieces(
+    def leaves(
         self, offset: int, size: int, peek: Callable[[SpanNodeId], SpanLevel | None]
-    ) -> list[Piece]:
-        """Return what makes up *size* bytes from *offset*, cut at the file's end.
+    ) -> Iterator[tuple[SpanLevel, int]]:
+        """Yield the leaves that hold *size* bytes from *offset*: (leaf, its place in the file).
 
         *peek* returns a span node from memory, or None.
 
@@ -87,55 +94,67 @@ class FileMap:
         top = self._top
         if top is None:
             if self._root is None:
-                return []
-            top = self._peek(self._root, peek)
+                return
+            top = _peek(self._root, peek)
             if top.length != self.size:
                 raise ObjectCorrupt(
                     f"span node {short_hex(self._root)}: {top.length} bytes below, "
                     f"the file has {self.size}"
                 )
-        found: list[Piece] = []
         if offset < end:
-            self._collect(top, 0, offset, end, peek, found)
-        return found
+            yield from _leaves_below(top, 0, offset, end, peek)
 
-    def _peek(
-        self, node_id: SpanNodeId, peek: Callable[[SpanNodeId], SpanLevel | None]
-    ) -> SpanLevel:
-        level = peek(node_id)
-        if level is None:
-            raise NodeAbsent(node_id)
-        return level
+    def pieces(
+        self, offset: int, size: int, peek: Callable[[SpanNodeId], SpanLevel | None]
+    ) -> list[Piece]:
+        """Return what makes up *size* bytes from *offset*, cut at the file's end.
 
-    def _collect(
-        self,
-        node: SpanLevel,
-        base: int,
-        offset: int,
-        end: int,
-        peek: Callable[[SpanNodeId], SpanLevel | None],
-        found: list[Piece],
-    ) -> None:
-        """Append the pieces of [*offset*, *end*) below *node*, which starts at *base*."""
-        starts = node.starts
-        place = bisect_right(starts, offset - base) - 1
-        while place < len(starts):
-            start = base + starts[place]
-            if start >= end:
-                return
-            if node.level:
-                child_id = node.child_ids[place]
-                child = self._peek(child_id, peek)
-                after = base + (starts[place + 1] if place + 1 < len(starts) else node.length)
-                if child.level != node.level - 1 or child.length != after - start:
-                    raise ObjectCorrupt(
-                        f"span node {short_hex(child_id)}: level {child.level} with "
-                        f"{child.length} bytes, expected level {node.level - 1} with "
-                        f"{after - start}"
-                    )
-                self._collect(child, start, max(offset, start), end, peek, found)
-            else:
-                length, chunk_id = node.spans[place]
+        Raises as :meth:`leaves`.
+        """
+        end = min(offset + size, self.size)
+        found: list[Piece] = []
+        for leaf, base in self.leaves(offset, size, peek):
+            starts = leaf.starts
+            place = bisect_right(starts, max(offset - base, 0)) - 1
+            while place < len(starts) and base + starts[place] < end:
+                start = base + starts[place]
+                length, chunk_id = leaf.spans[place]
                 skip = max(offset - start, 0)
                 found.append(Piece(chunk_id, length, skip, min(end - start, length) - skip))
-            place += 1
+                place += 1
+        return found
+
+
+def _peek(node_id: SpanNodeId, peek: Callable[[SpanNodeId], SpanLevel | None]) -> SpanLevel:
+    level = peek(node_id)
+    if level is None:
+        raise NodeAbsent(node_id)
+    return level
+
+
+def _leaves_below(
+    node: SpanLevel,
+    base: int,
+    offset: int,
+    end: int,
+    peek: Callable[[SpanNodeId], SpanLevel | None],
+) -> Iterator[tuple[SpanLevel, int]]:
+    """Yield the leaves of [*offset*, *end*) below *node*, which starts at *base*."""
+    if not node.level:
+        yield node, base
+        return
+    starts = node.starts
+    place = bisect_right(starts, max(offset - base, 0)) - 1
+    while place < len(starts) and base + starts[place] < end:
+        start = base + starts[place]
+        child_id = node.child_ids[place]
+        child = _peek(child_id, peek)
+        after = base + (starts[place + 1] if place + 1 < len(starts) else node.length)
+        if child.level != node.level - 1 or child.length != after - start:
+            raise ObjectCorrupt(
+                f"span node {short_hex(child_id)}: level {child.level} with "
+                f"{child.length} bytes, expected level {node.level - 1} with "
+                f"{after - start}"
+            )
+        yield from _leaves_below(child, start, offset, end, peek)
+        place += 1

@@ -25,6 +25,7 @@ from coopfs.view.catalogue import VirtualNode
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.names import Folder, Names
 from coopfs.view.options import MountOptions
+from coopfs.view.pagecache import PageCache
 from coopfs.view.reader import OpenFile, Reader
 from coopfs.view.refresher import Refresher
 from coopfs.view.reporter import Reporter
@@ -77,6 +78,7 @@ class MountOperations(pyfuse3.Operations):
         options: MountOptions,
         refresher: Refresher,
         fetcher: Fetcher,
+        page_cache: PageCache,
         on_ready: Callable[[], None],
     ) -> None:
         """Show *archive*; *on_ready* is called once, when the kernel has said hello."""
@@ -84,11 +86,12 @@ class MountOperations(pyfuse3.Operations):
         self._archive = archive
         self._refresher = refresher
         self._fetcher = fetcher
+        self._page_cache = page_cache
         self._on_ready = on_ready
         self._names = Names(refresher.catalogue)
         refresher.show = self._names.replace_catalogue
         self._browser = Browser(self._names, fetcher)
-        self._reader = Reader(archive, fetcher)
+        self._reader = Reader(archive, fetcher, page_cache)
         self._attributes = Attributes(options)
         self._files: dict[int, OpenFile | bytes] = {}
         self._listings: dict[int, VirtualNode] = {}
@@ -320,7 +323,9 @@ class MountOperations(pyfuse3.Operations):
 
     async def release(self, fh: int) -> None:
         """Close a file."""
-        self._files.pop(fh, None)
+        file = self._files.pop(fh, None)
+        if isinstance(file, OpenFile):
+            self._reader.closed(file)
 
     async def flush(self, fh: int) -> NoReturn:
         """Nothing is ever written: the kernel asks once and then no more."""
@@ -332,7 +337,12 @@ class MountOperations(pyfuse3.Operations):
 
     def _status(self) -> bytes:
         return render_status(
-            self._archive, self._refresher, self._names, self._fetcher, len(self._files)
+            self._archive,
+            self._refresher,
+            self._names,
+            self._fetcher,
+            self._page_cache,
+            len(self._files),
         )
 
     # --- extended attributes --------------------------------------------------

@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 import pyfuse3
@@ -22,12 +20,13 @@ from coopfs.errors import MountError
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.fuse import MountOperations
 from coopfs.view.memory import Trimmer
-from coopfs.view.mountpoint import SUBTYPE, check_fuse, check_mountpoint, mounted_at
+from coopfs.view.mountpoint import SUBTYPE, check_fuse, check_mountpoint
 from coopfs.view.options import MountOptions
+from coopfs.view.pagecache import PageCache
 from coopfs.view.quickwait import quick_wait
 from coopfs.view.refresher import Refresher
 
-READ_AHEAD_KB: Final = 1024  # with 128, the kernel's default, reads are half as fast
+CLOSE_S: Final = 5.0  # for the push under way
 TASKS_MIN: Final = 8  # requests served at once; making a task for each costs more
 TASKS_MAX: Final = 256  # those that wait for a slow partner must not hold up the others
 
@@ -58,18 +57,20 @@ async def _serve(
     refresher = Refresher(archive, options)
     started = trio.Event()
     async with trio.open_nursery() as nursery:
-        fetcher = Fetcher(archive, nursery, Trimmer())
-        operations = MountOperations(archive, options, refresher, fetcher, started.set)
+        page_cache = PageCache()
+        fetcher = Fetcher(archive, nursery, Trimmer(), page_cache.landed)
+        operations = MountOperations(archive, options, refresher, fetcher, page_cache, started.set)
         # Before the mount exists: a signal from here on always ends in an unmount.
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             _make_mount(operations, path, archive.settings.name, options)
             try:
-                nursery.start_soon(_stop_on_signal, signals)
+                nursery.start_soon(_stop_on_signal, signals, page_cache)
                 nursery.start_soon(_announce, started, path, on_ready)
                 nursery.start_soon(refresher.run)
                 with quick_wait(lambda: fetcher.is_idle):
                     await pyfuse3.main(min_tasks=TASKS_MIN, max_tasks=TASKS_MAX)
             finally:
+                page_cache.close(CLOSE_S)
                 # Unmounts if a signal ended the loop; lazily, so nothing can hold it up.
                 pyfuse3.close(unmount=True)
                 log.info("%s: unmounted", path)
@@ -89,21 +90,13 @@ def _make_mount(operations: MountOperations, path: str, name: str, options: Moun
 
 async def _announce(started: trio.Event, path: str, on_ready: Callable[[], None]) -> None:
     await started.wait()
-    _raise_read_ahead(path)
     log.info("%s: mounted", path)
     on_ready()
 
 
-def _raise_read_ahead(path: str) -> None:
-    """Let the kernel read 1 MiB ahead where we may say so (root)."""
-    mounted = mounted_at(path)
-    if mounted is not None:
-        with suppress(OSError):
-            setting = Path(f"/sys/class/bdi/{mounted.device}/read_ahead_kb")
-            setting.write_text(f"{READ_AHEAD_KB}\n")
-
-
-async def _stop_on_signal(signals: AsyncIterator[int]) -> None:
+async def _stop_on_signal(signals: AsyncIterator[int], page_cache: PageCache) -> None:
     async for number in signals:
         log.info("stopping on %s", signal.Signals(number).name)
+        # While reads are still answered: a push may wait for the pages of one.
+        await trio.to_thread.run_sync(page_cache.close, CLOSE_S, abandon_on_cancel=True)
         pyfuse3.terminate()

@@ -16,11 +16,14 @@ from coopfs.format.tree import Entry, Kind
 from coopfs.ids import ChunkId, short_hex
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.filemap import FileMap, NodeAbsent, Piece
+from coopfs.view.layout import HOLE, PAGE, Layout, Stretch, page_runs
+from coopfs.view.pagecache import Delivery, PageCache
 
-# Measured with a 1 MiB read-ahead of the kernel's: two threads open ~1 GB/s, and four
-# blocks keep them busy while the kernel copies.  A partner needs more: at 100 Mbit/s and
-# 100 ms two bandwidth-delay products are 2.5 MB, at 1 Gbit/s 25 MB.
-LOCAL_WINDOW: Final = 4 << 20  # bytes read ahead of a sequential reader
+# Two threads open ~1 GB/s; eight blocks keep them busy while the kernel is asked for the
+# next half of the window.  A partner needs more: at 100 Mbit/s and 100 ms two
+# bandwidth-delay products are 2.5 MB, at 1 Gbit/s 25 MB.
+LOCAL_WINDOW: Final = 8 << 20  # bytes read ahead of a sequential reader
+PUSH_MIN: Final = 1 << 20  # bytes fetched ahead that are worth putting into the page cache
 REMOTE_WINDOW: Final = 32 << 20
 FIRST_WINDOW: Final = 1 << 20  # after the first read; doubles from there
 SLACK: Final = 2 << 20  # the kernel's own read-ahead comes in out of order by this much
@@ -34,7 +37,7 @@ ZEROS: Final = bytes(1 << 20)
 class OpenFile:
     """One open(2): its content and how far it was read in order."""
 
-    __slots__ = ("ahead", "entry", "ino", "map", "position", "window")
+    __slots__ = ("ahead", "deliveries", "entry", "ino", "map", "position", "window")
 
     def __init__(self, ino: int, entry: Entry) -> None:
         """Open *entry*, a file, for reading."""
@@ -44,6 +47,7 @@ class OpenFile:
         self.position = 0  # end of what was read in order
         self.ahead = 0  # end of what was asked for ahead
         self.window = FIRST_WINDOW
+        self.deliveries: list[Delivery] = []  # planned for the page cache, not pushed yet
 
 
 class _Cursor:
@@ -59,9 +63,11 @@ class _Cursor:
 class Reader:
     """Reads open files; used from the event loop only."""
 
-    def __init__(self, archive: Archive, fetcher: Fetcher) -> None:
-        """Read *archive* through *fetcher*."""
+    def __init__(self, archive: Archive, fetcher: Fetcher, page_cache: PageCache) -> None:
+        """Read *archive* through *fetcher*; what is read ahead goes to *page_cache*."""
         self._index = archive.index
+        self._layout = Layout(archive.index)
+        self._page_cache = page_cache
         self._fetcher = fetcher
         self._window_max = LOCAL_WINDOW if archive.store.is_local else REMOTE_WINDOW
         self._cursors: OrderedDict[int, _Cursor] = OrderedDict()
@@ -75,12 +81,81 @@ class Reader:
         """
         if file.entry.inline is not None:
             return file.entry.inline[offset : offset + size]
-        pieces = await self._pieces(file, offset, size)
-        content = self._from_memory(pieces)
+        end = min(offset + size, file.entry.size)
+        if file.deliveries:
+            self._answer_instead(file, offset, end)
+        stretches = await self._stretches(file, offset, end)
+        content = None
+        if stretches is not None:
+            content = self._from_memory(stretches)
+            if content is None:
+                content = await self._fetched(stretches)
         if content is None:
-            content = await self._fetched(pieces)
+            content = await self._mended(file, offset, size)
         self._read_ahead(file, offset, offset + size)
         return content
+
+    async def _stretches(self, file: OpenFile, offset: int, end: int) -> list[Stretch] | None:
+        """Return where the bytes lie; None: to be looked up chunk by chunk."""
+        if file.map is None:
+            return []
+        while True:
+            try:
+                leaves = file.map.leaves(offset, end - offset, self._fetcher.peek_spans)
+                return self._layout.stretches(leaves, offset, end)
+            except NodeAbsent as absent:
+                node_id = absent.node_id
+            await self._fetcher.spans(node_id)
+
+    def _from_memory(self, stretches: Sequence[Stretch]) -> bytes | memoryview | None:
+        """Return the content if all its blocks are in memory and whole."""
+        content = _Content()
+        for block_no, start, length in stretches:
+            if block_no == HOLE:
+                content.add_zeros(length)
+                continue
+            block = self._fetcher.peek_block(block_no)
+            if block is None or block.bad:
+                return None
+            content.add(block.data, start, length)
+        return content.whole()
+
+    async def _fetched(self, stretches: Sequence[Stretch]) -> bytes | memoryview | None:
+        """Return the content, fetching what is missing; None where a block is damaged."""
+        try:
+            blocks = await self._fetcher.blocks(
+                dict.fromkeys(one.block_no for one in stretches if one.block_no != HOLE)
+            )
+        except (DataError, ObjectNotFound):
+            return None
+        content = _Content()
+        for block_no, start, length in stretches:
+            if block_no == HOLE:
+                content.add_zeros(length)
+                continue
+            block = blocks[block_no]
+            if block.bad:
+                return None
+            content.add(block.data, start, length)
+        return content.whole()
+
+    async def _mended(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview:
+        """Return the content chunk by chunk, each from any pack that has it whole."""
+        content = _Content()
+        for piece in await self._pieces(file, offset, size):
+            if piece.chunk_id is None:
+                content.add_zeros(piece.length)
+                continue
+            location = self._index.first_location(piece.chunk_id)
+            block = self._fetcher.peek_block(location.block_no)
+            if block is None or location.offset in block.bad:
+                chunk = await self._fetcher.chunk(piece.chunk_id)
+                _check_length(piece, len(chunk))
+                content.add(chunk, piece.start, piece.length)
+            else:
+                _check_length(piece, location.length)
+                content.add(block.data, location.offset + piece.start, piece.length)
+        return content.whole()
 
     async def _pieces(self, file: OpenFile, offset: int, size: int) -> list[Piece]:
         if file.map is None:
@@ -92,74 +167,66 @@ class Reader:
                 node_id = absent.node_id
             await self._fetcher.spans(node_id)
 
-    def _from_memory(self, pieces: list[Piece]) -> bytes | memoryview | None:
-        """Return the content if all its blocks are in memory and whole."""
-        content = _Content()
-        for piece in pieces:
-            if piece.chunk_id is None:
-                content.add_zeros(piece.length)
-                continue
-            location = self._index.first_location(piece.chunk_id)
-            block = self._fetcher.peek_block(location.block_no)
-            if block is None or location.offset in block.bad:
-                return None
-            _check_length(piece, location.length)
-            content.add(block.data, location.offset + piece.start, piece.length)
-        return content.whole()
-
-    async def _fetched(self, pieces: list[Piece]) -> bytes | memoryview:
-        """Return the content, fetching what is missing; damage is mended from other copies."""
-        locations = {
-            piece.chunk_id: self._index.first_location(piece.chunk_id)
-            for piece in pieces
-            if piece.chunk_id is not None
-        }
-        numbers = dict.fromkeys(location.block_no for location in locations.values())
-        try:
-            blocks = await self._fetcher.blocks(numbers)
-        except (DataError, ObjectNotFound):
-            blocks = {}  # at least one is damaged: chunk by chunk, from any pack that has it
-        content = _Content()
-        for piece in pieces:
-            if piece.chunk_id is None:
-                content.add_zeros(piece.length)
-                continue
-            location = locations[piece.chunk_id]
-            block = blocks.get(location.block_no)
-            if block is None or location.offset in block.bad:
-                chunk = await self._fetcher.chunk(piece.chunk_id)
-                _check_length(piece, len(chunk))
-                content.add(chunk, piece.start, piece.length)
-            else:
-                _check_length(piece, location.length)
-                content.add(block.data, location.offset + piece.start, piece.length)
-        return content.whole()
-
     # --- reading ahead --------------------------------------------------------
 
     def _read_ahead(self, file: OpenFile, offset: int, end: int) -> None:
         """Note a read of [*offset*, *end*) and fetch what a reader in order needs next."""
-        if offset > file.position + SLACK or end + SLACK < file.position:
+        reach = max(file.ahead, file.position)
+        if offset > reach + SLACK or end + SLACK < file.position:
             file.position = file.ahead = end  # a jump: no guess until it goes on from there
             file.window = FIRST_WINDOW
             return
         file.position = max(file.position, end)
         size = file.entry.size
-        if file.position >= size or file.ahead >= size:
+        if file.position >= size or file.ahead >= size or file.map is None:
             return
         start = max(file.ahead, file.position)
-        goal = min(file.position + file.window, size)
-        if start - file.position > file.window // 2:
+        goal = min((file.position + file.window) // PAGE * PAGE, size)
+        if start - file.position > file.window // 2 or goal <= start:
             return  # enough on its way
         file.window = min(file.window * 2, self._window_max)
+        try:
+            leaves = file.map.leaves(start, goal - start, self._fetcher.peek_spans)
+            stretches = self._layout.stretches(leaves, start, goal)
+        except (NodeAbsent, DataError):
+            return  # the read itself will fetch it, or say what is wrong
         file.ahead = goal
-        if goal > start and file.map is not None:
-            try:
-                pieces = file.map.pieces(start, goal - start, self._fetcher.peek_spans)
-            except (NodeAbsent, DataError):
-                file.ahead = start  # the read itself will fetch it, or say what is wrong
-                return
-            self._prefetch([piece.chunk_id for piece in pieces if piece.chunk_id is not None])
+        if stretches is None:
+            return
+        if goal - start >= PUSH_MIN:
+            self._deliver(file, start, goal, stretches)
+        self._fetcher.prefetch(
+            dict.fromkeys(one.block_no for one in stretches if one.block_no != HOLE)
+        )
+        for delivery in file.deliveries:
+            for block_no in list(delivery.missing):
+                block = self._fetcher.peek_block(block_no)
+                if block is not None:
+                    self._page_cache.landed(block_no, block)
+
+    def _deliver(self, file: OpenFile, start: int, goal: int, stretches: Sequence[Stretch]) -> None:
+        """Have [*start*, *goal*) put into the kernel's page cache as it is fetched.
+
+        One page is left out, half a window before the goal: the kernel asks for it, which
+        tells how far the reader has come.
+        """
+        file.deliveries = [one for one in file.deliveries if one.missing and not one.is_void]
+        asking = max(goal - file.window // 2, start)
+        for offset, parts in page_runs(stretches, start, -(-asking // PAGE) * PAGE):
+            delivery = Delivery(file.ino, offset, parts)
+            file.deliveries.append(delivery)
+            self._page_cache.plan(delivery)
+
+    def _answer_instead(self, file: OpenFile, offset: int, end: int) -> None:
+        """Push nothing of [*offset*, *end*), which the kernel asks for."""
+        end = -(-end // PAGE) * PAGE
+        for delivery in file.deliveries:
+            if delivery.offset < end and delivery.end > offset:
+                self._page_cache.shorten(delivery, offset, end)
+
+    def closed(self, file: OpenFile) -> None:
+        """Note that nobody reads *file* through this open(2) any more."""
+        self._page_cache.forget(file.deliveries)
 
     def opened(self, folder_ino: int, place: int, entries: Sequence[Entry], first: int) -> None:
         """Note that entry *place* of a folder was opened; fetch the files that follow.
@@ -207,10 +274,10 @@ class _Content:
 
     def __init__(self) -> None:
         self._parts: list[bytes | memoryview] = []
-        self._data = b""
+        self._data: bytes | bytearray | memoryview = b""
         self._start = self._end = 0
 
-    def add(self, data: bytes, start: int, length: int) -> None:
+    def add(self, data: bytes | bytearray | memoryview, start: int, length: int) -> None:
         """Append *length* bytes of *data*, a block, from *start*."""
         if data is self._data and start == self._end:
             self._end += length

@@ -7,11 +7,17 @@ from datetime import UTC, datetime
 from coopfs.archive.archive import Archive
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.names import Names
+from coopfs.view.pagecache import PageCache
 from coopfs.view.refresher import Refresher
 
 
 def render_status(
-    archive: Archive, refresher: Refresher, names: Names, fetcher: Fetcher, open_files: int
+    archive: Archive,
+    refresher: Refresher,
+    names: Names,
+    fetcher: Fetcher,
+    page_cache: PageCache,
+    open_files: int,
 ) -> bytes:
     """Return the text of the status file, one "name: value" a line."""
     seen = refresher.last_success_ns
@@ -27,6 +33,7 @@ def render_status(
         "files open": str(open_files),
         "blocks fetched": str(fetcher.fetched),
         "blocks fetched ahead": str(fetcher.fetched_ahead),
+        "bytes given to the kernel ahead": str(page_cache.pushed),
     }
     # A value of several lines would read as several facts.
     text = "".join(f"{name}: {' '.join(value.split())}\n" for name, value in lines.items())

@@ -15,7 +15,7 @@ from typing import Any
 from vectors import rejects
 from vectors import samples as s
 
-from coopfs.format import config, index, pack, records, snapshot
+from coopfs.format import audit, config, index, pack, receipt, records, snapshot
 from coopfs.format.chunker import Chunker, ChunkerParams
 from coopfs.format.keys import SIGN_BODY, SIGN_PACK, Role, owner_identity_seed
 from coopfs.format.sealing import Sealer, Section, make_salt, padded_len
@@ -158,6 +158,7 @@ def structures() -> dict[str, bytes]:
         "amendment": records.encode_amendment(s.AMENDMENT),
         "amendment-of-nothing": records.encode_amendment(s.AMENDMENT_OF_NOTHING),
         "forget": records.encode_forget(s.FORGET),
+        "forget-with-chains": records.encode_forget(s.FORGET_WITH_CHAINS),
         "config": config.encode_config_body(s.CONFIG),
         **{name: case.data for name, case in rejects.ACCEPTED.items()},
     }
@@ -228,9 +229,25 @@ def build() -> dict[str, bytes]:
         "key_files.json": key_files(),
         "rejects.json": rejects.cases(),
         "layout.json": layout(),
+        "server.json": server(),
     }
     files = {name: _json(table) for name, table in tables.items()}
     return files | {f"{name}.bin": whole[name] for name in WHOLE}
+
+
+def server() -> dict[str, Any]:
+    """What a partner's server signs and answers."""
+    pack_id, data = s.data_pack().pack_id, s.data_pack().data
+    return {
+        "receipt": receipt.sign_receipt(s.RECEIPT, s.WRITER).hex(),
+        "public_key": s.WRITER.public_key.hex(),
+        "questions": [
+            audit.audit_question(s.KEYS.audit_key, pack_id, n).hex() for n in (0, 1, 2**40)
+        ],
+        "answers": [
+            answer.hex() for answer in audit.audit_answers(s.KEYS.audit_key, pack_id, [data], 2)
+        ],
+    }
 
 
 def layout() -> dict[str, Any]:
