@@ -104,7 +104,9 @@ def _show(ctx: Context, result: Recovered) -> None:
             }
         )
         return
-    ctx.echo(f"Archive {settings.name!r} in {settings.shown_store} is back, for host {settings.host}.")
+    ctx.echo(
+        f"Archive {settings.name!r} in {settings.shown_store} is back, for host {settings.host}."
+    )
     if newest is None:
         ctx.echo("There are no snapshots in it.")
     else:
