@@ -209,7 +209,7 @@ def test_the_owner_alone_deletes_and_anybody_takes_back(two: Two) -> None:
             lend_owner(store, ring)
             store.delete(Kind.DATA, name)
         # At the server too, at Anna's word; also while it runs.
-        berta.ok("partner", "undelete", "anna", "--here", "--root", berta.root)
+        berta.ok("serve", "undelete", "anna", "--all", "--root", berta.root)
         assert packs(berta, anna) == before
         anna.ok("check", "--read-data")
 
