@@ -154,7 +154,7 @@ class Copier:
             try:
                 # A copy: a view would keep the whole block in memory for one small chunk.
                 content = (
-                    data.data[start:end]
+                    bytes(data.data[start:end])
                     if data is not None and start not in data.bad
                     else self._archive.load_chunk(chunk_id)
                 )
