@@ -243,11 +243,11 @@ def set_(
 @click.pass_obj
 def undelete(ctx: Context, name: str, since: str | None, here: bool, root: Path | None) -> None:
     """Have back what was deleted at the partner NAME's, while it is in the trash there."""
-    from coopfs.cli.quantities import show_size
+    from coopfs.cli.quantities import parse_since, show_size
     from coopfs.ops.partnership import undelete as undelete_there
     from coopfs.ops.partnership import undelete_here
 
-    since_ns = _since_ns(since)
+    since_ns = None if since is None else parse_since(since, "--since")
     if here:
         restored = undelete_here(_root(ctx, root), name, since_ns)
     else:
@@ -255,17 +255,6 @@ def undelete(ctx: Context, name: str, since: str | None, here: bool, root: Path 
     if ctx.json:
         ctx.emit_json({"type": "undeleted", "objects": restored.objects, "bytes": restored.size})
     ctx.echo(f"{restored.objects:,} objects, {show_size(restored.size)}, are back from the trash.")
-
-
-def _since_ns(text: str | None) -> int | None:
-    from datetime import datetime
-
-    if text is None:
-        return None
-    try:
-        return int(datetime.fromisoformat(text).timestamp()) * 10**9
-    except (ValueError, OverflowError) as exc:
-        raise UsageError(f'--since {text!r}: expected 2026-11-23 or "2026-11-23 04:28"') from exc
 
 
 @command.command("leave")
