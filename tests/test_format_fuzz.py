@@ -24,6 +24,7 @@ PARSER_OF = {
     "index-of-admin": "index",
     "snapshot-partial": "snapshot",
     "amendment-of-nothing": "amendment",
+    "forget-with-chains": "forget",
     "config": "config-body",
 } | {name: case.parser for name, case in rejects.ACCEPTED.items()}
 ODD = (

@@ -33,9 +33,12 @@ def test_an_amendment_comes_back(record: records.Amendment) -> None:
     assert records.decode_amendment(records.encode_amendment(record), "record") == record
 
 
-@given(id_lists, times)
-def test_a_forget_record_comes_back(gone: tuple[SnapshotId, ...], time_ns: int) -> None:
-    record = records.ForgetRecord(gone, time_ns)
+@given(id_lists, times, st.data())
+def test_a_forget_record_comes_back(
+    gone: tuple[SnapshotId, ...], time_ns: int, data: st.DataObject
+) -> None:
+    previous = data.draw(st.lists(id_lists, max_size=len(gone)).map(tuple))
+    record = records.ForgetRecord(gone, time_ns, previous)
 
     assert records.decode_forget(records.encode_forget(record), "record") == record
 

@@ -116,6 +116,8 @@ def test_committed_records_parse() -> None:
     nothing = records.decode_amendment(structure("amendment-of-nothing"), "vector")
     assert nothing == s.AMENDMENT_OF_NOTHING
     assert records.decode_forget(structure("forget"), "vector") == s.FORGET
+    chains = records.decode_forget(structure("forget-with-chains"), "vector")
+    assert chains == s.FORGET_WITH_CHAINS
 
 
 def test_committed_config_parses_with_and_without_the_key() -> None:

@@ -19,6 +19,7 @@ from coopfs.archive import settings
 from coopfs.cli.main import cli
 from coopfs.dirs import Dirs
 from coopfs.ids import ArchiveId
+from coopfs.store import cloudaddress
 from coopfs.view import options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,6 +94,12 @@ def test_every_mount_option_is_in_its_page() -> None:
     assert [name for name in named if not is_named(name, text)] == []
     parsed = options.parse_options(["shadow,nonempty,allow_other"])
     assert parsed.shadow and parsed.nonempty and "allow_other" in parsed.kernel
+
+
+def test_every_option_of_a_bucket_is_in_its_page() -> None:
+    text = (ROOT / "man/coopfs-cloud.7.rst").read_text()
+    described = re.findall(r"^([a-z-]+)=\S+$", text, re.M)
+    assert sorted(described) == sorted(cloudaddress.OPTIONS)
 
 
 def test_every_setting_is_in_its_page(tmp_path: Path) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from archive_fixtures import Lab, lab, write
+from clocks import Clocks, clocks
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.writer import ArchiveWriter
@@ -20,7 +19,7 @@ from coopfs.ops.secure import secure_tree
 from coopfs.store.base import Kind
 from coopfs.store.faulty import FaultyStore
 
-__all__ = ["lab"]  # a fixture
+__all__ = ["clocks", "lab"]  # fixtures
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def packs_of(archive: Archive) -> list[PackId]:
 def test_with_nothing_marked_one_listing_is_all_it_costs(lab: Lab, root: TreeId) -> None:
     with lab.open() as (archive, store), writer_for(archive) as writer:
         store.requests.clear()
-        secure_tree(archive, writer, root, archive.index.generation)
+        secure_tree(archive, writer, root, archive.index.generation, archive.index_read_s)
         assert store.requests == {("list", Kind.INDEX): 1}
 
 
@@ -69,7 +68,7 @@ def test_what_is_in_marked_packs_is_stored_anew_once(
     with lab.open() as (archive, store), writer_for(archive) as writer:
         old = packs_of(archive)
         marking(archive, [old])
-        secure_tree(archive, writer, root, archive.index.generation)
+        secure_tree(archive, writer, root, archive.index.generation, archive.index_read_s)
         assert 4_060_000 < writer.new_len < 4_400_000
         for pack_id in old:
             store.inner.delete(Kind.DATA, pack_id)
@@ -95,7 +94,7 @@ def test_marks_that_come_while_it_stores_anew_are_seen_too(lab: Lab, root: TreeI
     with lab.open() as (archive, store), writer_for(archive) as writer:
         first = packs_of(archive)
         marking(archive, [first[:1], first[1:]])
-        secure_tree(archive, writer, root, archive.index.generation)
+        secure_tree(archive, writer, root, archive.index.generation, archive.index_read_s)
         for pack_id in first:
             store.inner.delete(Kind.DATA, pack_id)
         expect_readable(archive, store, root)
@@ -111,23 +110,55 @@ def test_what_has_left_the_store_already_is_an_error_that_says_to_run_again(
             store.lose(Kind.DATA, pack_id)
         archive.blocks.forget_memory()
         with pytest.raises(DataError, match="run it again"):
-            secure_tree(archive, writer, root, archive.index.generation)
+            secure_tree(archive, writer, root, archive.index.generation, archive.index_read_s)
 
 
 def test_a_store_that_is_away_is_an_error(lab: Lab, root: TreeId) -> None:
     with lab.open() as (archive, store), writer_for(archive) as writer:
         store.go_away()
         with pytest.raises(StoreUnavailable):
-            secure_tree(archive, writer, root, archive.index.generation)
+            secure_tree(archive, writer, root, archive.index.generation, archive.index_read_s)
 
 
 def test_a_machine_that_slept_meanwhile_looks_again(
-    lab: Lab, root: TreeId, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, root: TreeId, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter((0.0, secure.FRESH_S + 1, secure.FRESH_S + 2, secure.FRESH_S + 3))
-    fake = SimpleNamespace(clock_gettime=lambda _: next(clock), CLOCK_BOOTTIME=time.CLOCK_BOOTTIME)
     with lab.open() as (archive, store), writer_for(archive) as writer:
+        refresh = archive.refresh_index
+
+        def sleeping() -> None:
+            refresh()
+            if store.requests["list", Kind.INDEX] == 1:
+                clocks.pass_(secure.FRESH_S)
+
+        monkeypatch.setattr(archive, "refresh_index", sleeping)
         store.requests.clear()
-        monkeypatch.setattr(secure, "time", fake)
-        secure_tree(archive, writer, root, archive.index.generation)
+        read_s = secure_tree(archive, writer, root, archive.index.generation, archive.index_read_s)
         assert store.requests["list", Kind.INDEX] == 2
+        assert read_s == clocks.boottime_s
+
+
+def test_a_long_run_lists_the_packs_and_stores_anew_what_is_gone(
+    lab: Lab, root: TreeId, clocks: Clocks
+) -> None:
+    with lab.open() as (archive, store), writer_for(archive) as writer:
+        meta = [pack.pack_id for pack in archive.index.packs() if pack.is_meta]
+        archive.load_chunk(root)
+        for pack_id in meta:
+            store.inner.delete(Kind.DATA, pack_id)
+        # Short runs do not pay for a listing: what they rely on was there when they began.
+        begun_s = archive.index_read_s
+        secure_tree(archive, writer, root, archive.index.generation, begun_s)
+        assert store.requests["list", Kind.DATA] == 0
+        clocks.pass_(secure.FRESH_S)
+        generation = archive.index.generation
+        secure_tree(archive, writer, root, generation, begun_s)  # its nodes are in memory
+        assert store.requests["list", Kind.DATA] == 2
+        assert set(archive.index.lost()) == set(meta)
+        expect_readable(archive, store, root)
+        for pack in archive.index.packs():
+            if pack.is_meta and pack.pack_id not in meta:
+                store.inner.delete(Kind.DATA, pack.pack_id)
+        archive.blocks.forget_memory()
+        with pytest.raises(DataError, match="run it again"):
+            secure_tree(archive, writer, root, generation, begun_s)

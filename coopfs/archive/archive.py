@@ -6,6 +6,7 @@ goes through :mod:`coopfs.archive.writer`.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from coopfs.archive.heads import Heads
 from coopfs.archive.index import Index
 from coopfs.archive.keyring import KeyRing
 from coopfs.archive.settings import ArchiveSettings
+from coopfs.archive.sightings import boottime_s
 from coopfs.archive.snapshots import Snapshot, SnapshotObjects
 from coopfs.archive.state import State
 from coopfs.dirs import Dirs
@@ -74,6 +76,8 @@ class Archive:
         self.blocks = BlockReader(self.index, self.keys, store, cache, memory_len)
         self.objects = SnapshotObjects(self.state, self.heads, self.keys, config, store)
         self.warnings: list[str] = []
+        self.index_read_s = -math.inf  # CLOCK_BOOTTIME at the start of the last refresh
+        self.unusable_index: list[str] = []  # of the warnings those about index objects
         self._nodes: OrderedDict[bytes, TreeNode] = OrderedDict()
         self._nodes_lock = threading.Lock()
 
@@ -142,6 +146,8 @@ class Archive:
 
     def refresh_index(self) -> None:
         """Take in new index objects; drop what only vanished or replaced ones listed."""
+        self.unusable_index = []
+        begun_s = boottime_s()
         for attempt in range(LISTINGS_MAX):
             known = self.index.known_objects()  # first: another process may be adding some
             listed = {info.name for info in self.store.list(Kind.INDEX)}
@@ -150,6 +156,7 @@ class Archive:
                 continue  # a prune is replacing them: list again
             break
         self.index.reload_if_changed()
+        self.index_read_s = begun_s
 
     def _take_in_index(self, new: list[ObjectId], *, is_first: bool) -> set[ObjectId]:
         """Read *new* index objects; return those that were gone meanwhile."""
@@ -162,6 +169,7 @@ class Archive:
             except (DataError, WrongKey) as exc:
                 if is_first:
                     self.warnings.append(str(exc))
+                    self.unusable_index.append(str(exc))
             else:
                 self.index.add_object(object_id, content)
         return gone

@@ -204,10 +204,29 @@ class Index:
             pack = self._packs[pack_no] = _pack_of_row(row)
         return pack
 
+    def chunk_ids(self) -> Iterator[bytes]:
+        """Yield the ids of every block's chunks back to back, 32 bytes each; a copy a pack."""
+        rows = self._state.connection.execute("SELECT chunks FROM blocks")
+        for (chunks,) in rows:
+            yield chunks[: len(chunks) // (ID_LEN + 4) * ID_LEN]
+
     def packs(self) -> Iterator[PackInfo]:
         """Yield all packs, in the order in which they became known."""
         for row in self._state.connection.execute(f"{_SELECT_PACK} ORDER BY pack_no").fetchall():
             yield _pack_of_row(row)
+
+    @property
+    def last_pack_no(self) -> int:
+        """The highest number that was ever given to a pack."""
+        row = self._state.connection.execute(
+            "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'packs'"
+        ).fetchone()
+        return int(row[0])
+
+    def packs_after(self, pack_no: int) -> list[PackInfo]:
+        """Return the packs that became known after the one with that number."""
+        rows = self._state.connection.execute(f"{_SELECT_PACK} WHERE pack_no > ?", (pack_no,))
+        return [_pack_of_row(row) for row in rows.fetchall()]
 
     def blocks_of(self, pack_no: int) -> list[BlockInfo]:
         """Return the blocks of a pack in order."""
@@ -217,6 +236,13 @@ class Index:
             (pack_no,),
         )
         return [_block_of_row(row) for row in rows.fetchall()]
+
+    def marked(self) -> set[PackId]:
+        """Return every pack a prune has marked, whether it is still there or not."""
+        rows = self._state.connection.execute(
+            "SELECT pack_id FROM lost_packs WHERE reason = ?", (MARKED,)
+        )
+        return {PackId(row[0]) for row in rows.fetchall()}
 
     def is_usable(self, pack_no: int) -> bool:
         """Tell whether chunks may be relied on in that pack (not marked, not lost)."""
@@ -233,11 +259,12 @@ class Index:
         """Take in one verified index object; its packs become visible at once, or not at all."""
         with self._state.transaction() as connection:
             cursor = connection.execute(
-                "INSERT OR IGNORE INTO index_objects (object_id, writer_id, replaces, marked)"
-                " VALUES (?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO index_objects"
+                " (object_id, writer_id, time_ns, replaces, marked) VALUES (?, ?, ?, ?, ?)",
                 (
                     object_id,
                     content.writer_id,
+                    content.time_ns,
                     b"".join(content.replaces),
                     b"".join(content.marked),
                 ),
@@ -348,6 +375,11 @@ class Index:
                     " (SELECT block_no FROM blocks WHERE pack_no = ?)",
                     (pack_no,),
                 )
+                connection.execute(
+                    "DELETE FROM sound_blocks WHERE block_no IN"
+                    " (SELECT block_no FROM blocks WHERE pack_no = ?)",
+                    (pack_no,),
+                )
                 connection.execute("DELETE FROM blocks WHERE pack_no = ?", (pack_no,))
                 connection.execute("DELETE FROM packs WHERE pack_no = ?", (pack_no,))
             if orphans:
@@ -357,10 +389,34 @@ class Index:
 
     def mark_lost(self, pack_id: PackId, reason: str) -> None:
         """Stop relying on a pack that is gone or damaged; the next snapshot sends it again."""
+        self.mark_all_lost([pack_id], reason)
+
+    def mark_all_lost(self, pack_ids: Iterable[PackId], reason: str) -> None:
+        """Do as :meth:`mark_lost` of several; a prune's mark stays what it is."""
         with self._state.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO lost_packs VALUES (?, ?)", (pack_id, reason))
+            connection.executemany(
+                "INSERT INTO lost_packs VALUES (?, ?) ON CONFLICT (pack_id) DO UPDATE"
+                " SET reason = excluded.reason WHERE reason != ?",
+                [(pack_id, reason, MARKED) for pack_id in pack_ids],
+            )
             self._bump_generation()
         self.reload()
+
+    # --- what a prune relies on -----------------------------------------------------
+
+    def is_sound(self, block_no: int) -> bool:
+        """Tell whether the block's chunks were verified here."""
+        row = self._state.connection.execute(
+            "SELECT 1 FROM sound_blocks WHERE block_no = ?", (block_no,)
+        ).fetchone()
+        return row is not None
+
+    def note_sound(self, block_nos: Iterable[int]) -> None:
+        """Remember that all chunks of these blocks are what their ids say."""
+        with self._state.transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO sound_blocks VALUES (?)", [(no,) for no in block_nos]
+            )
 
     def lost(self) -> dict[PackId, str]:
         """Return the packs found damaged or gone, and why; not those a prune has marked."""

@@ -84,7 +84,7 @@ def resolve(
         for snapshot in archive.snapshots()
         if host in (None, snapshot.facts.host)
         and series in (None, snapshot.facts.series)
-        and set(tags) <= set(snapshot.facts.tags)
+        and set(tags) <= set(snapshot.tags)
     ]
     if not chosen:
         what = "/".join(filter(None, (host, series)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from coopfs.archive.amendments import Words, apply_amendments
 from coopfs.archive.heads import Head, Heads
 from coopfs.archive.state import State
 from coopfs.errors import (
@@ -22,10 +23,11 @@ from coopfs.errors import (
 )
 from coopfs.format.body import OpenedBody, check_name, open_body, verify_body
 from coopfs.format.config import ArchiveConfig
-from coopfs.format.keys import ArchiveKeys, Role
+from coopfs.format.keys import ArchiveKeys, Role, writer_id_of
 from coopfs.format.records import (
     Amendment,
     Enrolment,
+    ForgetRecord,
     decode_amendment,
     decode_enrolment,
     decode_forget,
@@ -43,7 +45,32 @@ class Snapshot:
     """A snapshot whose signature is an enrolled writer's."""
 
     snapshot_id: SnapshotId
-    facts: SnapshotFacts
+    facts: SnapshotFacts  # as signed when it was taken
+    words: Words | None = None  # where amendments have changed them
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags it has now."""
+        return self.facts.tags if self.words is None else self.words.tags
+
+    @property
+    def description(self) -> str:
+        """The description it has now."""
+        return self.facts.description if self.words is None else self.words.description
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is never let go."""
+        return self.words is not None and self.words.is_held
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableObject:
+    """An object under ``snapshots/`` that does not count."""
+
+    object_id: ObjectId
+    role: Role | None  # None: it could not even be opened
+    problem: str
 
 
 class SnapshotObjects:
@@ -58,21 +85,31 @@ class SnapshotObjects:
         self._keys = keys
         self._config = config
         self._store = store
+        self._admin_id = writer_id_of(config.admin_public_key)
         self._snapshots: list[Snapshot] | None = None
+        self._refused: tuple[str, ...] = ()  # amendments that do not count
         self._writers: dict[WriterId, Enrolment] | None = None
         self.warnings: list[str] = []
+        self.unusable: list[UnusableObject] = []  # as of the last refresh
 
     # --- looking up -----------------------------------------------------------
 
     def snapshots(self) -> list[Snapshot]:
         """Return the snapshots that count, by time, host, series and number."""
         if self._snapshots is None:
-            found = [
-                Snapshot(SnapshotId(object_id), decode_snapshot(body, _label(object_id)))
+            facts_of = {
+                SnapshotId(object_id): decode_snapshot(body, _label(object_id))
                 for object_id, body in self._bodies(Role.SNAPSHOT)
+            }
+            hosts = {writer_id: record.host for writer_id, record in self.writers().items()}
+            amended = apply_amendments(facts_of, self.amendments(), hosts, self._admin_id)
+            found = [
+                Snapshot(snapshot_id, facts, amended.words.get(snapshot_id))
+                for snapshot_id, facts in facts_of.items()
             ]
             found.sort(key=_order)
             self._snapshots = found
+            self._refused = amended.refused
         return self._snapshots
 
     def writers(self) -> dict[WriterId, Enrolment]:
@@ -87,18 +124,35 @@ class SnapshotObjects:
 
     def amendments(self) -> list[Amendment]:
         """Return the amendment records, oldest first."""
+        return [record for _, record in self.named_amendments()]
+
+    def named_amendments(self) -> list[tuple[ObjectId, Amendment]]:
+        """Return the amendment records with their objects' names, oldest first."""
         found = [
-            decode_amendment(body, _label(name)) for name, body in self._bodies(Role.AMENDMENT)
+            (ObjectId(name), decode_amendment(body, _label(name)))
+            for name, body in self._bodies(Role.AMENDMENT)
         ]
-        return sorted(found, key=lambda record: record.time_ns)
+        return sorted(found, key=lambda item: (item[1].time_ns, item[0]))
+
+    def forget_records(self) -> dict[ObjectId, ForgetRecord]:
+        """Return the valid forget records by their objects' names."""
+        return {
+            ObjectId(name): decode_forget(body, _label(name))
+            for name, body in self._bodies(Role.FORGET)
+        }
 
     def forgotten(self) -> set[SnapshotId]:
         """Return the snapshots that valid forget records let go."""
-        return {
-            snapshot_id
-            for name, body in self._bodies(Role.FORGET)
-            for snapshot_id in decode_forget(body, _label(name)).snapshot_ids
-        }
+        return set(self.forgotten_chains())
+
+    def forgotten_chains(self) -> dict[SnapshotId, tuple[SnapshotId, ...]]:
+        """Return the snapshots that were let go, each with what it followed."""
+        found: dict[SnapshotId, tuple[SnapshotId, ...]] = {}
+        for record in self.forget_records().values():
+            chains = record.previous + ((),) * (len(record.snapshot_ids) - len(record.previous))
+            for snapshot_id, previous in zip(record.snapshot_ids, chains, strict=True):
+                found[snapshot_id] = found.get(snapshot_id) or previous
+        return found
 
     def _bodies(self, role: Role) -> list[tuple[bytes, bytes]]:
         return self._state.connection.execute(
@@ -116,6 +170,13 @@ class SnapshotObjects:
             WrongKey: nothing there can be opened with this key.
             StoreUnavailable: the partner cannot be reached.
         """
+        try:
+            self._refresh()
+        except Rollback:
+            # A snapshot let go between the listing and the reading has its record by now.
+            self._refresh()
+
+    def _refresh(self) -> None:
         # Before the listing: what another process adds meanwhile is not gone.
         known = {
             ObjectId(row[0])
@@ -123,15 +184,23 @@ class SnapshotObjects:
         }
         listed = self._listed()
         if any(ObjectId(head.snapshot_id) not in listed for head in self._heads.all()):
-            listed = self._listed()  # an object may be gone between listing and reading: again
+            listed = self._listed()  # before anything is dropped for it
         new = [object_id for object_id in listed if object_id not in known]
         opened = self._open_new(new)
         self._take_in(opened)
-        self._drop(known - listed)
+        withheld = self._withheld_amendments(known - listed, listed)
+        self._drop(known - listed - withheld)
         self._snapshots = None
         self._writers = None
-        self.warnings = self._problems()
+        self.unusable = self._problems()
+        self.warnings = [item.problem for item in self.unusable]
+        self.warnings += [
+            f"{_label(name)}: the store no longer shows this amendment of snapshots that are still "
+            "there; it counts all the same; ask the partner"
+            for name in sorted(withheld)
+        ]
         self._check_heads(listed)
+        self.warnings += self._refused
 
     def add_own(self, snapshot_id: SnapshotId, body: bytes) -> Snapshot:
         """Take in a snapshot this host has just put; its series' head moves to it."""
@@ -201,6 +270,8 @@ class SnapshotObjects:
             writer_id, host = facts.writer_id, facts.host
         else:
             writer_id, host = decode_amendment(opened.body, opened.what).writer_id, ""
+            if writer_id == self._admin_id:
+                return self._config.admin_public_key
         writer = self.writers().get(writer_id)
         if writer is None:
             raise SignatureInvalid(
@@ -213,6 +284,19 @@ class SnapshotObjects:
             )
         return writer.public_key
 
+    def _withheld_amendments(self, gone: set[ObjectId], listed: set[ObjectId]) -> set[ObjectId]:
+        """Return which of *gone* say something of snapshots that are still there.
+
+        Nobody deletes those: a store that hides one may want a hold not to count.
+        """
+        if not gone:
+            return set()
+        return {
+            name
+            for name, record in self.named_amendments()
+            if name in gone and not listed.isdisjoint(map(ObjectId, record.snapshot_ids))
+        }
+
     def _drop(self, gone: set[ObjectId]) -> None:
         if gone:
             with self._state.transaction() as connection:
@@ -220,13 +304,17 @@ class SnapshotObjects:
                     "DELETE FROM snapshot_objects WHERE object_id = ?", [(name,) for name in gone]
                 )
 
-    def _problems(self) -> list[str]:
+    def _problems(self) -> list[UnusableObject]:
         """What could not be used; read again at the next refresh."""
         rows = self._state.connection.execute(
-            "SELECT object_id, problem FROM snapshot_objects WHERE body IS NULL ORDER BY object_id"
+            "SELECT object_id, role, problem FROM snapshot_objects WHERE body IS NULL"
+            " ORDER BY object_id"
         ).fetchall()
-        self._drop({ObjectId(object_id) for object_id, _ in rows})
-        return [problem for _, problem in rows]
+        self._drop({ObjectId(object_id) for object_id, _, _ in rows})
+        return [
+            UnusableObject(ObjectId(object_id), Role(role) if role else None, problem)
+            for object_id, role, problem in rows
+        ]
 
     # --- rollback and omission ------------------------------------------------
 
@@ -252,7 +340,8 @@ class SnapshotObjects:
 
         What claims a higher number and does not is warned about, and hides no other.
         """
-        by_id = {snapshot.snapshot_id: snapshot for snapshot in self.snapshots()}
+        previous_of = self.forgotten_chains()
+        previous_of |= {s.snapshot_id: s.facts.previous for s in self.snapshots()}
         by_series: dict[tuple[str, str], list[Snapshot]] = {}
         for snapshot in self.snapshots():
             by_series.setdefault((snapshot.facts.host, snapshot.facts.series), []).append(snapshot)
@@ -263,7 +352,7 @@ class SnapshotObjects:
                 number = snapshot.facts.number
                 if known is not None and number <= known.number:
                     break
-                if known is None or _reaches(snapshot, known.snapshot_id, by_id):
+                if known is None or _reaches(snapshot, known.snapshot_id, previous_of):
                     adopted.append(Head(host, series, number, snapshot.snapshot_id))
                     break
                 self.warnings.append(
@@ -274,17 +363,19 @@ class SnapshotObjects:
         return adopted
 
 
-def _reaches(snapshot: Snapshot, known: SnapshotId, by_id: dict[SnapshotId, Snapshot]) -> bool:
+def _reaches(
+    snapshot: Snapshot, known: SnapshotId, previous_of: dict[SnapshotId, tuple[SnapshotId, ...]]
+) -> bool:
     """Tell whether the chain of *snapshot* leads back to *known*."""
-    pending = [snapshot]
+    pending = [snapshot.snapshot_id]
     seen: set[SnapshotId] = set()
     while pending:
-        for snapshot_id in pending.pop().facts.previous:
+        for snapshot_id in previous_of.get(pending.pop(), ()):
             if snapshot_id == known:
                 return True
-            if snapshot_id in by_id and snapshot_id not in seen:
+            if snapshot_id not in seen:
                 seen.add(snapshot_id)
-                pending.append(by_id[snapshot_id])
+                pending.append(snapshot_id)
     return False
 
 

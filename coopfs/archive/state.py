@@ -18,17 +18,18 @@ from typing import Final
 from coopfs.archive.lock import file_lock
 from coopfs.errors import CoopfsError, StateBusy
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 FILE_NAME: Final = "index.db"
 BUSY_TIMEOUT_S: Final = 60  # a mount and a snapshot may write at once; each holds it shortly
 MMAP_LEN: Final = 1 << 30  # bytes of the file SQLite may map; saves a copy a page read
 
 _SCHEMA: Final = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
--- Objects under index/: which are known, which they replace.
+-- Objects under index/: which are known, when their writers say they made them, what they replace.
 CREATE TABLE index_objects (
     object_no INTEGER PRIMARY KEY, object_id BLOB NOT NULL UNIQUE,
-    writer_id BLOB NOT NULL, replaces BLOB NOT NULL, marked BLOB NOT NULL);
+    writer_id BLOB NOT NULL, time_ns INTEGER NOT NULL, replaces BLOB NOT NULL,
+    marked BLOB NOT NULL);
 -- listing: a digest of what the index says of the pack. Two that differ are two rows.
 CREATE TABLE packs (
     pack_no INTEGER PRIMARY KEY AUTOINCREMENT, pack_id BLOB NOT NULL, listing BLOB NOT NULL,
@@ -57,6 +58,10 @@ CREATE TABLE unindexed_packs (
 -- Tree and span nodes of an interrupted run that did not reach the store.
 CREATE TABLE unsent_nodes (
     node_id BLOB PRIMARY KEY, is_tree INTEGER NOT NULL, node BLOB NOT NULL) WITHOUT ROWID;
+-- Blocks whose chunks were verified here, by reading or as they were made: a prune relies on them.
+CREATE TABLE sound_blocks (block_no INTEGER PRIMARY KEY);
+-- When this host first saw what a prune deletes after the grace: coopfs.archive.sightings.
+CREATE TABLE sightings (name BLOB PRIMARY KEY, seen_ns INTEGER NOT NULL) WITHOUT ROWID;
 -- Objects under snapshots/: role and verified body, NULL where it could not be used.
 CREATE TABLE snapshot_objects (
     object_id BLOB PRIMARY KEY, role INTEGER NOT NULL, body BLOB, problem TEXT) WITHOUT ROWID;

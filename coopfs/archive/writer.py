@@ -81,6 +81,7 @@ class ArchiveWriter:
         self.new_len = 0  # bytes of chunks that the archive did not have
         self.stored_len = 0  # bytes put into the store
         self.unflushed_len = 0  # bytes stored since the last flush
+        self.flushed: set[PackId] = set()  # packs that are durable and in the index by now
         self._adopt_leftovers()
         if expects_much:
             self._start_packer()
@@ -229,6 +230,7 @@ class ArchiveWriter:
         self._take_packs(wait=True)
         for packs in _by_index_object(self._packs):
             self._put_index(packs)
+            self.flushed.update(pack.pack_id for pack in packs)
         self._forget_adopted()
         self._packs.clear()
         self._pending.clear()
@@ -299,12 +301,22 @@ class ArchiveWriter:
 
     def _adopt_leftovers(self) -> None:
         """Go on with packs and nodes of a run that did not come to its index object."""
+        if self._adopt_packs() + self._adopt_nodes():
+            # At once, so that trees and chunks of the interrupted run are found by look-up.
+            self.flush()
+
+    def _adopt_packs(self) -> int:
+        """Take over durable packs that no index object names; return how many."""
         connection = self._archive.state.connection
+        marked = self._archive.index.marked()
         rows = connection.execute("SELECT * FROM unindexed_packs").fetchall()
         for pack_id, size, header, body, signature in rows:
             what = f"pack {short_hex(pack_id)}"
             try:
-                is_whole = self._archive.store.size(Kind.DATA, pack_id) == size
+                # One that a prune has marked meanwhile is deleted some day, whoever lists it.
+                is_whole = (
+                    pack_id not in marked and self._archive.store.size(Kind.DATA, pack_id) == size
+                )
             except ObjectNotFound:
                 is_whole = False
             if not is_whole:
@@ -319,6 +331,11 @@ class ArchiveWriter:
                 )
             )
             self._pending.update(directory.chunk_ids)
+        return len(self._packs)
+
+    def _adopt_nodes(self) -> int:
+        """Save the nodes an earlier run could not send; return how many."""
+        connection = self._archive.state.connection
         nodes = connection.execute("SELECT node_id, is_tree, node FROM unsent_nodes").fetchall()
         for node_id, is_tree, node in nodes:
             self._adopted.append(node_id)
@@ -326,9 +343,7 @@ class ArchiveWriter:
                 self.save_tree_node(node)
             else:
                 self.save_span_node(node)
-        if self._packs or nodes:
-            # At once, so that trees and chunks of the interrupted run are found by look-up.
-            self.flush()
+        return len(nodes)
 
 
 class DryRunWriter(ArchiveWriter):

@@ -42,7 +42,7 @@ def command(
         for snapshot in everything
         if host in (None, snapshot.facts.host)
         and series in (None, snapshot.facts.series)
-        and set(tags) <= set(snapshot.facts.tags)
+        and set(tags) <= set(snapshot.tags)
     ]
     if ctx.json:
         for snapshot in chosen:
@@ -75,10 +75,10 @@ def _short(snapshots: list[Snapshot]) -> list[str]:
                 facts.host,
                 facts.series,
                 str(facts.number),
-                facts.state.name.lower(),
+                facts.state.name.lower() + (", held" if snapshot.is_held else ""),
                 f"{facts.counts.files:,}",
                 size_text(facts.counts.size),
-                " ".join(facts.tags),
+                " ".join(snapshot.tags),
             )
         )
     titles = ("ID", "TIME", "HOST", "SERIES", "NUMBER", "STATE", "FILES", "SIZE", "TAGS")
@@ -120,8 +120,9 @@ def _facts(snapshot: Snapshot) -> list[tuple[str, str]]:
         ("previous", " ".join(short_hex(item) for item in facts.previous) or "none"),
         ("sources", " ".join(path_text(path) for path in facts.sources)),
         ("excludes", " ".join(facts.excludes)),
-        ("tags", " ".join(facts.tags)),
-        ("about", facts.description),
+        ("tags", " ".join(snapshot.tags)),
+        ("held", "never let go by a rule" if snapshot.is_held else ""),
+        ("about", snapshot.description),
         ("holds", holds + size_text(counts.size)),
         ("files", files),
         (
@@ -182,8 +183,9 @@ def _json(snapshot: Snapshot) -> dict[str, Any]:
         # Bytes that are not UTF-8 become lone surrogates, as Python's own names have them.
         "sources": [path.decode("utf-8", "surrogateescape") for path in facts.sources],
         "excludes": list(facts.excludes),
-        "tags": list(facts.tags),
-        "description": facts.description,
+        "tags": list(snapshot.tags),
+        "is_held": snapshot.is_held,
+        "description": snapshot.description,
         "counts": asdict(facts.counts),
         "problem_count": facts.problem_count,
         "problems": [

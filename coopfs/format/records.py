@@ -7,7 +7,7 @@ with an enrolled writer's.  Byte tables: coopfs-format(5), "Records".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from coopfs.errors import ObjectCorrupt
 from coopfs.format import encoding
@@ -17,6 +17,7 @@ from coopfs.format.snapshot import is_label
 from coopfs.ids import ID_LEN, WRITER_ID_LEN, SnapshotId, WriterId
 
 IDS_MAX: Final = 1 << 22
+PREVIOUS_MAX: Final = 1000  # as a snapshot's
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,9 @@ class ForgetRecord:
 
     snapshot_ids: tuple[SnapshotId, ...]
     time_ns: int
+    # What each of them followed, in the same order, so that a chain can be walked across
+    # what is gone; may be shorter.
+    previous: tuple[tuple[SnapshotId, ...], ...] = ()
 
 
 def encode_enrolment(record: Enrolment) -> bytes:
@@ -120,14 +124,31 @@ def decode_amendment(body: bytes, what: str) -> Amendment:
 
 def encode_forget(record: ForgetRecord) -> bytes:
     """Return the canonical body (ObjectCorrupt: no reader would accept it)."""
-    body = encoding.encode({0: list(record.snapshot_ids), 1: record.time_ns})
+    body = encoding.encode(
+        compact(
+            {
+                0: list(record.snapshot_ids),
+                1: record.time_ns,
+                2: [list(ids) for ids in record.previous] or None,
+            }
+        )
+    )
     decode_forget(body, "new forget record")
     return body
 
 
 def decode_forget(body: bytes, what: str) -> ForgetRecord:
     """Parse a forget record (ObjectCorrupt, FormatUnsupported)."""
-    f = encoding.fields_of(encoding.decode(body, what), what, frozenset(range(2)))
+    f = encoding.fields_of(encoding.decode(body, what), what, frozenset(range(3)))
     name = encoding.exact_bin(ID_LEN, what)
+
+    def names(value: Any) -> tuple[SnapshotId, ...]:
+        if type(value) is not list or len(value) > PREVIOUS_MAX:
+            raise ObjectCorrupt(f"{what}: malformed chain")
+        return tuple(SnapshotId(name(item)) for item in value)
+
     ids = encoding.list_of(f, 0, what, name, IDS_MAX)
-    return ForgetRecord(tuple(map(SnapshotId, ids)), encoding.i64(f, 1, what))
+    previous = encoding.list_of(f, 2, what, names, IDS_MAX)
+    if len(previous) > len(ids):
+        raise ObjectCorrupt(f"{what}: more chains than snapshots")
+    return ForgetRecord(tuple(map(SnapshotId, ids)), encoding.i64(f, 1, what), previous)

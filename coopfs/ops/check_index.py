@@ -45,6 +45,7 @@ class IndexCheck:
         self._sizes: dict[ObjectId, int] = {}  # of the packs in the store
         self._local = _LocalIndex(archive)
         self._local_differs = 0
+        self._marked: set[PackId] = set()  # by a prune
         self.packs: dict[PackId, PackFacts] = {}  # that are in the store
         self.missing: dict[PackId, str] = {}  # named by the index -> why they count as missing
         self.suspects: dict[PackId, str] = {}  # there, but not as the index says
@@ -67,12 +68,13 @@ class IndexCheck:
                 contents[name] = content
                 chunk_count += sum(len(pack.directory.chunk_ids) for pack in content.packs)
         live = sorted(live_objects(dict(replaces)))
+        self._marked = {pack_id for name in live for pack_id in marked[name]}
         for name in live:
             again = contents.pop(name, None) or self.read_object(name)
             if again is not None:
                 self._take_object(name, again)
         self._totals.index_objects = len(live)
-        self._totals.marked_packs = len({pack_id for name in live for pack_id in marked[name]})
+        self._totals.marked_packs = len(self._marked & {PackId(name) for name in self._sizes})
         self._count_unindexed()
         if self._local_differs:
             self._findings.damage(
@@ -129,6 +131,11 @@ class IndexCheck:
         self._totals.pack_len += pack.size
         self._check_signature(pack, what)
         size = self._sizes.get(ObjectId(pack_id))
+        if size is None and pack_id in self._marked:
+            # A prune deleted it; whether anything needed it is told by the trees.
+            self._totals.packs -= 1
+            self._totals.pack_len -= pack.size
+            return False
         if size is None:
             reason = f"{what}: is not in the store; the index says {pack.size} bytes"
             self.missing[pack_id] = reason

@@ -144,7 +144,7 @@ def make_kit(
 
     Raises:
         WrongKey, ConfigError: the admin key cannot be read.
-        NotFound, FormatUnsupported: the partner whose store it is cannot be looked up.
+        FormatUnsupported: what is known of the partner whose store it is cannot be read.
     """
     admin = ring.admin()
     return RecoveryKit(
@@ -312,10 +312,20 @@ def _publish(folder: Path, target: Path) -> None:
 
 def _begun_store(address: str) -> Store:
     """Open the store of an archive that is still being made."""
+    store = None
     try:
-        return open_store(address)  # has our first objects
+        store = open_store(address)  # has our first objects
+        with suppress(ObjectNotFound):
+            store.get_config()  # one elsewhere is looked at only now
+        return store
     except NotAStore:
+        if store is not None:
+            store.close()
         return create_store(address)  # has nothing yet, or is not there at all
+    except BaseException:
+        if store is not None:
+            store.close()
+        raise
 
 
 def _found(store: Store, ring: KeyRing, chunker: ChunkerParams) -> ArchiveConfig:

@@ -6,39 +6,63 @@ is stored anew.  Free when nothing was marked.
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.sightings import boottime_s
 from coopfs.archive.writer import ArchiveWriter
 from coopfs.errors import DataError
 from coopfs.format.nodes import decode_span_node, decode_tree_node
-from coopfs.ids import TreeId
+from coopfs.ids import ObjectId, TreeId
+from coopfs.store.base import Kind
 
 GRACE_S: Final = 7 * 24 * 3600  # a prune's default; marked packs are kept at least so long
-FRESH_S: Final = GRACE_S / 2  # within this of reading the index the snapshot must be put
+# Within this of reading the index the snapshot must be put.  Half the grace would do (DESIGN),
+# but a writer does not know with which grace others prune: twice this is the least.
+FRESH_S: Final = 600
 
 
-def secure_tree(archive: Archive, writer: ArchiveWriter, root: TreeId, generation: int) -> None:
-    """Read the index again; store anew what *root* needs of marked packs.
+def is_stale(read_s: float) -> bool:
+    """Tell whether what was read at *read_s* may not be relied on any more."""
+    # BOOTTIME goes on while the machine sleeps: a suspended run must look again.
+    return boottime_s() - read_s >= FRESH_S
 
-    *generation* is the index's from before the run first relied on it.
+
+def secure_tree(
+    archive: Archive, writer: ArchiveWriter, root: TreeId, generation: int, begun_s: float
+) -> float:
+    """Read the index again; store anew what *root* needs of marked or missing packs.
+
+    *generation* is the index's from before the run first relied on it, *begun_s* when it
+    was read then.  Returns when it was read now (both by CLOCK_BOOTTIME): :func:`is_stale`.
 
     Raises:
         DataError: a chunk is in no pack any more; the next run reads its file again.
         StoreError: the store failed.
     """
     while True:
-        # BOOTTIME goes on while the machine sleeps: a suspended run must look again.
-        read_at = time.clock_gettime(time.CLOCK_BOOTTIME)
         archive.refresh_index()
+        if is_stale(begun_s):
+            # So long ago that a prune may have come to its end, marks and all: a listing
+            # tells what is left.
+            _note_missing(archive)
         if archive.index.generation != generation:
             generation = archive.index.generation
             _store_anew(archive, writer, root)
             writer.flush()
             continue
-        if time.clock_gettime(time.CLOCK_BOOTTIME) - read_at < FRESH_S:
-            return
+        if not is_stale(archive.index_read_s):
+            return archive.index_read_s
+
+
+def _note_missing(archive: Archive) -> None:
+    """Have the index not rely on packs that the store does not list."""
+    # Known first, listed then: what others put meanwhile is not missing.
+    known = [p.pack_id for p in archive.index.packs() if archive.index.is_usable(p.pack_no)]
+    here = {info.name for info in archive.store.list(Kind.DATA)}
+    missing = [pack_id for pack_id in known if ObjectId(pack_id) not in here]
+    if missing:
+        archive.index.mark_all_lost(missing, "gone from the store while a snapshot was taken")
 
 
 def _store_anew(archive: Archive, writer: ArchiveWriter, root: TreeId) -> None:

@@ -40,7 +40,7 @@ from coopfs.ops.folder import WalkRules
 from coopfs.ops.progress import Progress
 from coopfs.ops.roots import build_root
 from coopfs.ops.salvage import Salvage
-from coopfs.ops.secure import secure_tree
+from coopfs.ops.secure import is_stale, secure_tree
 from coopfs.ops.source import OwnerNames
 from coopfs.ops.tally import Tally
 from coopfs.ops.walk import FormerTreeDamaged, Walker
@@ -153,6 +153,7 @@ class _Run:
         self._start_ns = time.time_ns()
         self._start = time.monotonic()
         self._last_partial = self._start
+        self._begun_s = archive.index_read_s
         self._generation = archive.index.generation
         self._witnesses = Witnesses(archive.state, f"{archive.settings.host}/{request.series}")
         chunker = Chunker(archive.config.chunker, archive.keys.chunker_seed())
@@ -426,26 +427,36 @@ class _Run:
             end_ns=time.time_ns(),
         )
 
+    def _secure(self, root: TreeId) -> float:
+        return secure_tree(self._archive, self._writer, root, self._generation, self._begun_s)
+
     def _commit(self, root: TreeId, state: State) -> tuple[SnapshotFacts, Snapshot | None]:
         """Put the snapshot object: the one moment from which the snapshot exists."""
         archive = self._archive
         if self._request.is_dry_run:
             return self._facts(root, state), None
         self._flush()
-        # Just before: whatever a prune has marked meanwhile is stored anew.
-        secure_tree(archive, self._writer, root, self._generation)
-        facts = self._facts(root, state)
-        body = encode_snapshot(facts)
-        sealed = seal_body(
-            archive.keys,
-            self._signer,
-            Role.SNAPSHOT,
-            archive.config.archive_id,
-            body,
-            os.urandom(32),
-        )
+        while True:
+            # Just before: whatever a prune has marked meanwhile is stored anew.
+            read_s = self._secure(root)
+            facts = self._facts(root, state)
+            body = encode_snapshot(facts)
+            sealed = seal_body(
+                archive.keys,
+                self._signer,
+                Role.SNAPSHOT,
+                archive.config.archive_id,
+                body,
+                os.urandom(32),
+            )
+            if not is_stale(read_s):
+                break
         archive.store.put(StoreKind.SNAPSHOTS, sealed.object_id, sealed.data)
         snapshot = archive.objects.add_own(SnapshotId(sealed.object_id), body)
+        if is_stale(read_s):
+            # Suspended within the put, or a slow line: a prune that did not see this
+            # snapshot yet may have marked and deleted what it relies on.
+            self._secure(root)
         if state is State.COMPLETE:
             # All that was walked was looked at; what was not may rely on packs that are gone.
             since_ns = self._start_ns if self._walker.must_look else None

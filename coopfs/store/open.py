@@ -45,6 +45,24 @@ def _rclone() -> Scheme:
     return Scheme(rclone.check_rclone, rclone.open_rclone, rclone.create_rclone)
 
 
+def _ftp() -> Scheme:
+    from coopfs.store import ftp, ftpaddress
+
+    return Scheme(ftpaddress.parse_ftp_address, ftp.ftp_store, ftp.create_ftp_store)
+
+
+def _sftp() -> Scheme:
+    from coopfs.store import sftp, sshchild
+
+    return Scheme(sshchild.parse_sftp_address, sftp.sftp_store, sftp.create_sftp_store)
+
+
+def _cloud() -> Scheme:
+    from coopfs.store import cloud, cloudaddress
+
+    return Scheme(cloudaddress.parse_cloud_address, cloud.CloudStore.open, cloud.CloudStore.create)
+
+
 # One line a scheme, lower-case: what imports its module, only when it is needed, and
 # says what is in there.  Folders are no business of this table.
 SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
@@ -54,16 +72,17 @@ SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
     "rest+http": _rest,
     "rest+https": _rest,
     "rest+http+unix": _rest,
+    "ftp": _ftp,
+    "ftps": _ftp,
+    "sftp": _sftp,
+    "s3": _cloud,
+    "gs": _cloud,
+    "az": _cloud,
 }
 
 # Schemes written with a colon alone: restic's and rclone's way.
 PREFIXES: Final = frozenset({"rest", "rclone"})
 
-# Schemes coopfs is going to have.
-_LATER_SCHEMES: Final = (
-    *("coop", "rest", "rest+https", "rest+http", "rest+http+unix", "sftp", "ftp", "ftps"),
-    *("s3", "gs", "az", "rclone"),
-)
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 # Something before a colon before any slash: restic's "sftp:…", scp's "host:path".
 _PREFIXED = re.compile(r"([^/:]+):(.*)", re.DOTALL)
@@ -143,9 +162,7 @@ def _local_path(address: str) -> str:
         raise _unsupported(scheme)
     if prefixed := _PREFIXED.fullmatch(address):
         scheme = prefixed[1].lower()
-        if scheme in PREFIXES:
-            raise _unsupported(scheme)
-        if scheme in (*SCHEMES, *_LATER_SCHEMES, "file"):
+        if scheme in (*SCHEMES, "file"):
             raise UsageError(
                 f'the address begins with "{scheme}:"; expected "{scheme}://"; '
                 f'a folder of that name is written "./{scheme}:…"'
@@ -158,13 +175,10 @@ def _local_path(address: str) -> str:
 
 
 def _unsupported(scheme: str) -> UsageError:
-    known = ", ".join(sorted(name if name in PREFIXES else f"{name}://" for name in SCHEMES))
-    supported = "supported are folders (a path or file:///PATH)" + (known and f", {known}")
-    if scheme in _LATER_SCHEMES:
-        return UsageError(
-            f"{scheme} stores are not supported by this version of coopfs; {supported}"
-        )
-    return UsageError(f'unknown kind of store "{scheme}"; {supported}')
+    known = ", ".join(name if name in PREFIXES else f"{name}://" for name in sorted(SCHEMES))
+    return UsageError(
+        f'unknown kind of store "{scheme}"; supported are folders (a path or file:///PATH), {known}'
+    )
 
 
 def _file_url_path(rest: str) -> str:

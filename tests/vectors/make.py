@@ -158,6 +158,7 @@ def structures() -> dict[str, bytes]:
         "amendment": records.encode_amendment(s.AMENDMENT),
         "amendment-of-nothing": records.encode_amendment(s.AMENDMENT_OF_NOTHING),
         "forget": records.encode_forget(s.FORGET),
+        "forget-with-chains": records.encode_forget(s.FORGET_WITH_CHAINS),
         "config": config.encode_config_body(s.CONFIG),
         **{name: case.data for name, case in rejects.ACCEPTED.items()},
     }

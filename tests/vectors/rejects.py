@@ -133,7 +133,13 @@ def _body_cases() -> dict[str, Case]:
             "description as bytes": {"k4": b""},
             "short replaced id": {"k5": bytes(31)},
         },
-        "forget": {"short id": {"k0": [bytes(31)]}, "ids as bytes": {"k0": bytes(32)}},
+        "forget": {
+            "short id": {"k0": [bytes(31)]},
+            "ids as bytes": {"k0": bytes(32)},
+            "more chains than ids": {"k2": [[], [], []]},
+            "short id in a chain": {"k2": [[bytes(31)]]},
+            "chain as bytes": {"k2": [bytes(32)]},
+        },
         "config-body": {
             "short archive id": {"k1": bytes(15)},
             "minimum above average": {"k3": (16 << 10) + 1},

@@ -291,6 +291,9 @@ AMENDMENT = Amendment(
 RECEIPT = Receipt("data", ObjectId(digest_of("object")), 16 << 20, TIME_NS)
 AMENDMENT_OF_NOTHING = Amendment((), (), (), None, None, None, WRITER.writer_id, 0)
 FORGET = ForgetRecord((SnapshotId(digest_of("gone 1")), SnapshotId(digest_of("gone 2"))), TIME_NS)
+FORGET_WITH_CHAINS = ForgetRecord(
+    FORGET.snapshot_ids, TIME_NS, ((), (FORGET.snapshot_ids[0], SnapshotId(digest_of("fork"))))
+)
 CONFIG = ArchiveConfig(
     archive_id=ARCHIVE_ID,
     chunker=ChunkerParams(min_len=4 << 10, avg_len=16 << 10, max_len=64 << 10),

@@ -1,0 +1,161 @@
+"""What the snapshots need, seen strictly: whatever cannot be read may need anything.
+
+Owns the refusals of a prune: an object that is not understood, a snapshot that is
+withheld, a tree that cannot be read, a chunk that is nowhere.  In each of these cases
+something that looks unneeded may be needed after all.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from coopfs.archive.archive import Archive
+from coopfs.archive.select import folder_name
+from coopfs.archive.snapshots import Snapshot
+from coopfs.errors import ChunkMissing, DataError, ObjectNotFound, WrongKey
+from coopfs.format.keys import Role
+from coopfs.format.tree import Entry
+from coopfs.ids import SpanNodeId, TreeId, short_hex
+from coopfs.ops.need_table import NeedTable
+from coopfs.ops.progress import Progress
+
+# A forged amendment or forget record counts for nothing, and nothing is needed by one.
+_HARMLESS: Final = frozenset((Role.AMENDMENT, Role.FORGET))
+
+
+class PruneRefused(DataError):
+    """Not everything can be read, so nobody knows what is needed; nothing was deleted."""
+
+
+class Needs:
+    """See the module; kept up to date by :meth:`update`."""
+
+    def __init__(self, archive: Archive, progress: Progress) -> None:
+        """Nothing is read before :meth:`load`."""
+        self._archive = archive
+        self._progress = progress
+        self._walked: set[TreeId] = set()  # roots
+        self.table = NeedTable(self._is_known)
+        self.snapshots = 0
+        self.nodes = 0
+
+    def _is_known(self, chunk_id: bytes) -> bool:
+        try:
+            return bool(self._archive.index.locate(chunk_id))
+        except ChunkMissing:
+            return False
+
+    def load(self) -> None:
+        """Read snapshots and index afresh, and walk every tree (PruneRefused)."""
+        self._refresh()
+        for ids in self._archive.index.chunk_ids():
+            self.table.add(ids)
+        self.table.seal()
+        self._walk_new()
+
+    def update(self) -> bool:
+        """Read what is new in the store; tell whether anything is (PruneRefused)."""
+        generation = self._archive.index.generation
+        known = self._archive.index.known_objects()
+        self._refresh()
+        is_same = generation == self._archive.index.generation
+        return self._walk_new() or not is_same or known != self._archive.index.known_objects()
+
+    def _refresh(self) -> None:
+        archive = self._archive
+        # Snapshots before index objects: whatever a listed snapshot needs is then indexed.
+        archive.refresh()
+        problems = [u.problem for u in archive.objects.unusable if u.role not in _HARMLESS]
+        for problem in (*problems, *archive.unusable_index):
+            raise PruneRefused(
+                f"{problem}; it may say that something is needed, so nothing was pruned. Run "
+                '"coopfs check", and update coopfs if it is older here than elsewhere'
+            )
+        self._refuse_omissions(archive.snapshots())
+
+    def _refuse_omissions(self, snapshots: list[Snapshot]) -> None:
+        here = {snapshot.snapshot_id for snapshot in snapshots}
+        here |= self._archive.objects.forgotten()
+        for snapshot in snapshots:
+            for previous in snapshot.facts.previous:
+                if previous not in here:
+                    raise PruneRefused(
+                        f"snapshot {short_hex(previous)}, on which {_name(snapshot)} is based, is "
+                        "not there, and nobody with the admin key let it go: nothing was pruned, "
+                        "as what it needs would be lost; ask the partner"
+                    )
+
+    # --- trees --------------------------------------------------------------------
+
+    def _walk_new(self) -> bool:
+        new = [s for s in self._archive.snapshots() if s.facts.root not in self._walked]
+        self._progress.start(None, None)
+        for snapshot in new:
+            try:
+                self._walk(snapshot.facts.root)
+            except (DataError, ObjectNotFound, WrongKey) as exc:
+                raise PruneRefused(
+                    f"{_name(snapshot)} cannot be read: {exc}. Nothing was pruned, as nobody knows "
+                    'what it needs; run "coopfs check"'
+                ) from exc
+            self._walked.add(snapshot.facts.root)
+        self.snapshots = len(self._archive.snapshots())
+        return bool(new)
+
+    def _walk(self, root: TreeId) -> None:
+        need, load = self._need, self._archive.load_tree_node
+        pending = [root]
+        while pending:
+            tree_id = pending.pop()
+            if not need(tree_id):
+                continue  # walked already, in this snapshot or another
+            node = load(tree_id)
+            self.nodes += 1
+            if not self.nodes & 255:
+                self._progress.update(files=self.nodes, bytes_=0)
+            for entry in node.entries:
+                if entry.tree is not None:
+                    pending.append(entry.tree)
+                elif entry.spans is not None:
+                    for span in entry.spans:
+                        if span.chunk_id is not None:
+                            need(span.chunk_id)
+                elif entry.span_root is not None:
+                    self._walk_spans(entry.span_root)
+                elif entry.unsupported:
+                    self._refuse_entry(entry)
+            pending.extend(child.tree_id for child in node.children)
+
+    def _walk_spans(self, root: SpanNodeId) -> None:
+        pending = [root]
+        while pending:
+            node_id = pending.pop()
+            if not self._need(node_id):
+                continue
+            node = self._archive.load_span_node(node_id)
+            self.nodes += 1
+            for span in node.spans:
+                if span.chunk_id is not None:
+                    self._need(span.chunk_id)
+            pending.extend(child.node_id for child in node.children)
+
+    def _need(self, chunk_id: bytes) -> bool:
+        is_new = self.table.need(chunk_id)
+        if is_new is None:
+            raise ChunkMissing(
+                f"chunk {short_hex(chunk_id)}: no pack in the index holds it (is an index object "
+                "lost or withheld?)"
+            )
+        return is_new
+
+    @staticmethod
+    def _refuse_entry(entry: Entry) -> None:
+        raise DataError(f"{entry.name!r}: {entry.unsupported}")
+
+
+def _name(snapshot: Snapshot) -> str:
+    facts = snapshot.facts
+    return (
+        f"snapshot {short_hex(snapshot.snapshot_id)} "
+        f"({facts.host}/{facts.series}/{folder_name(facts)})"
+    )

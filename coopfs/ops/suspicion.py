@@ -1,0 +1,83 @@
+"""Whose time cannot be right: against the series' numbers, the clock here, the store's receipt.
+
+Pure functions.  A hacked host can date its snapshots as it likes, and a lying partner
+can say that it got them whenever.  Neither may make rules let real snapshots go, so
+whatever is in doubt is taken out of the counting; that it then stays for longer than it
+need is the lesser evil (restic#22057).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from coopfs.archive.snapshots import Snapshot
+from coopfs.ids import SnapshotId
+
+DAY_NS: Final = 86_400 * 1_000_000_000  # a zone or a slow clock is forgiven, DESIGN "Data ..."
+
+FUTURE: Final = "it lies in the future"
+RECEIPT: Final = "it is more than a day from when the store got it"
+ORDER: Final = "it is out of order with the numbers of its series"
+
+
+def suspicions(
+    series: Sequence[Snapshot], now_ns: int, receipts: Mapping[SnapshotId, int]
+) -> dict[SnapshotId, str]:
+    """Return the snapshots of one series whose time is in doubt, and why.
+
+    *receipts*: when the store's clock saw them, ns, where known; a snapshot that was
+    copied or imported keeps its old time and is not compared with that.
+    """
+    found: dict[SnapshotId, str] = {}
+    believed = []
+    for snapshot in series:
+        facts = snapshot.facts
+        received_ns = receipts.get(snapshot.snapshot_id)
+        # A snapshot's time is its run's start; it may be received long after.
+        started_late = received_ns is not None and facts.time_ns > received_ns + DAY_NS
+        ended_early = received_ns is not None and facts.end_ns < received_ns - DAY_NS
+        if facts.time_ns > now_ns + DAY_NS:
+            found[snapshot.snapshot_id] = FUTURE
+        elif facts.origin is None and (started_late or ended_early):
+            found[snapshot.snapshot_id] = RECEIPT
+        else:
+            believed.append(snapshot)
+    believed.sort(key=lambda s: (s.facts.number, s.facts.time_ns, s.snapshot_id))
+    in_order = certainly_in_order([s.facts.time_ns for s in believed])
+    for snapshot, is_in_order in zip(believed, in_order, strict=True):
+        if not is_in_order:
+            found[snapshot.snapshot_id] = ORDER
+    return found
+
+
+def certainly_in_order(times: Sequence[int]) -> list[bool]:
+    """Tell for each of *times* whether it is in every longest run that never goes back.
+
+    One clock that was wrong for a while is thus told from all the others, and where
+    either of two could be the wrong one, neither is certain.
+    """
+    up_to = _longest_ending(times)
+    onward = _longest_ending([-time for time in reversed(times)])[::-1]
+    longest = max(up_to, default=0)
+    # In some longest run: as its member number up_to.  In every one: the only such member.
+    rivals = Counter(
+        here for here, rest in zip(up_to, onward, strict=True) if here + rest - 1 == longest
+    )
+    return [
+        here + rest - 1 == longest and rivals[here] == 1
+        for here, rest in zip(up_to, onward, strict=True)
+    ]
+
+
+def _longest_ending(times: Sequence[int]) -> list[int]:
+    """Return the length of the longest run that never goes back and ends with each."""
+    ends: list[int] = []  # the least time with which a run of each length ends
+    lengths = []
+    for time in times:
+        place = bisect_right(ends, time)
+        ends[place : place + 1] = [time]
+        lengths.append(place + 1)
+    return lengths
