@@ -132,8 +132,12 @@ def test_a_partner_who_lost_everything_comes_back_with_the_kit_alone(
         with mounted(new, tmp_path / "mnt") as mount:
             (snapshot,) = (mount.path / "by-host" / "anna").glob("*/latest")
             assert content(snapshot / str(two.source(anna))[1:]) == expected
-        # It is a writer again, and need not be told twice.
-        new.ok("recover", "--recovery-kit", two.kit(anna), "--no-passphrase", "--host", "new")
+        # It is a writer again, and need not be told twice; the lost one was, and is sent away.
+        assert len(load_partners(berta.root)["anna"].writers) == 2
+        again = ("recover", "--recovery-kit", two.kit(anna), "--no-passphrase", "--host", "new")
+        new.ok(*again)
+        new.ok(*again, "--only-this-host")
+        assert len(load_partners(berta.root)["anna"].writers) == 1
         make_source(tmp_path / "anew", 3)
         new.ok("snapshot", tmp_path / "anew")
         lines = new.ok("snapshots", "--json").lines()
@@ -306,6 +310,22 @@ def status_of(partner: Partner) -> dict[str, Any]:
     (line,) = partner.ok("partner", "status", "berta", "--json").lines()
     status: dict[str, Any] = line["status"]
     return status
+
+
+def test_both_show_the_words_and_what_to_do_next(two: Two) -> None:
+    anna, berta = two.anna, two.berta
+    with anna.inviting() as code:
+        told = berta.ok(
+            *("pair", "accept", code, "--listen", berta.address, "--quota", "2T"),
+            *("--root", berta.root, "--name", "friend", "--as", "berta"),
+        ).out
+    assert f"six words:  {anna.paired['words']}\n" in told
+    assert "keeps 1.0 GiB for you" in told
+    assert f"coopfs serve --listen {berta.address} --root {berta.root}" in told
+    assert "coopfs init coop://friend" in told
+    # Used once, it is over: nobody waits there any more.
+    ran = berta.run("pair", "accept", code, "--dial", "--quota", "1G", "--root", berta.root)
+    assert (ran.code, "cannot be reached" in ran.err) == (1, True)
 
 
 def test_a_kit_is_written_at_pairing_for_an_archive_that_is_there(two: Two, tmp_path: Path) -> None:

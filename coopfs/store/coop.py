@@ -219,16 +219,19 @@ class CoopStore(RestStore):
         self.act_as_owner()
         self._ask("retention", encoding.encode({"days": days}), "the retention")
 
-    def enrol(self, certificate_der: bytes, right: Right) -> None:
+    def enrol(self, certificate_der: bytes, right: Right, *, is_only_writer: bool = False) -> None:
         """Let another certificate in: a new machine's, or the owner's.
 
         The owner may enrol anybody; a writer only the first owner there is.  One that is
-        enrolled already is done.
+        enrolled already is done.  With *is_only_writer* every other writer is sent away.
 
         Raises:
             StoreDenied: we may not.
         """
-        body = encoding.encode({0: int(right), 1: certificate_der})
+        asked: dict[int, object] = {0: int(right), 1: certificate_der}
+        if is_only_writer:
+            asked[2] = True
+        body = encoding.encode(asked)
         self._ask("enrol", body, "the certificate")
 
     def _ask(self, what: str, body: bytes, label: str) -> bytes:
