@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from coopfs.cli.context import Context
+from coopfs.cli.serve_held import held, root_of, root_option, undelete
 from coopfs.errors import CoopfsError, UsageError
 
 if TYPE_CHECKING:
     from coopfs.server.listen import Listener
 
 
-_root_option: Final = click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder with everything partners keep here (default: STATE/serve).",
-)
-
-
 @click.group("serve", invoke_without_command=True)
-@_root_option
+@root_option
 @click.option(
     "--listen",
     "partners",
@@ -175,7 +168,7 @@ def _log_to_terminal(ctx: Context) -> None:
 @click.option("--retention", metavar="TIME", help="How long what it deletes is kept: 30d.")
 @click.option("--receive-rate", metavar="RATES", help="How fast it may upload, and when.")
 @click.option("--send-rate", metavar="RATES", help="How fast it may read, and when.")
-@_root_option
+@root_option
 @click.pass_obj
 def admit(
     ctx: Context,
@@ -195,6 +188,7 @@ def admit(
     from dataclasses import replace
 
     from coopfs.cli.quantities import parse_days, parse_size
+    from coopfs.server.ownership import hand_over
     from coopfs.server.settings import change_partner
 
     changes: dict[str, Any] = {}
@@ -208,8 +202,9 @@ def admit(
         if limits[rate] is not None:
             changes[rate] = limits[rate]
     added = [tuple(_read_certificate(path) for path in paths) for paths in (writers, admins)]
+    chosen = _chosen(ctx, root)
     settings = change_partner(
-        _chosen(ctx, root),
+        chosen,
         name,
         lambda old: replace(
             old,
@@ -218,6 +213,7 @@ def admit(
             **changes,
         ),
     )
+    hand_over(chosen, name)
     if ctx.json:
         ctx.emit_json(
             {
@@ -237,7 +233,7 @@ def admit(
 @command.command("token")
 @click.argument("name")
 @click.option("--admin", is_flag=True, help="The token may delete, too.")
-@_root_option
+@root_option
 @click.pass_obj
 def token(ctx: Context, /, name: str, admin: bool, root: Path | None) -> None:
     """Print a new token with which NAME comes in through --http.
@@ -249,6 +245,7 @@ def token(ctx: Context, /, name: str, admin: bool, root: Path | None) -> None:
     import secrets
     from dataclasses import replace
 
+    from coopfs.server.ownership import hand_over
     from coopfs.server.settings import change_partner, load_partner
 
     chosen = _chosen(ctx, root)
@@ -264,6 +261,7 @@ def token(ctx: Context, /, name: str, admin: bool, root: Path | None) -> None:
             else replace(old, writer_tokens=(*old.writer_tokens, digest))
         ),
     )
+    hand_over(chosen, name)
     if ctx.json:
         ctx.emit_json({"type": "token", "partner": name, "token": text})
     else:
@@ -271,30 +269,30 @@ def token(ctx: Context, /, name: str, admin: bool, root: Path | None) -> None:
 
 
 @command.command("confirm-clock")
-@_root_option
+@root_option
 @click.pass_obj
 def confirm_clock(ctx: Context, /, root: Path | None) -> None:
     """Say that this machine's clock is right, after it has jumped.
 
     Until then no trash is emptied. Nothing in a trash gets older by it.
     """
-    from coopfs.server.clock import ClockWatch
-    from coopfs.server.depot import CLOCK_FILE
+    from coopfs.ops.held import confirm_clock as confirm
 
-    jump = ClockWatch(_chosen(ctx, root) / CLOCK_FILE).confirm()
+    jump = confirm(root_of(ctx, root))
     if ctx.json:
         ctx.emit_json({"type": "clock", "was": None if jump is None else jump.describe()})
     ctx.echo("The clock was not in doubt." if jump is None else f"Confirmed: {jump.describe()}.")
 
 
+command.add_command(held)
+command.add_command(undelete)
+
+
 def _chosen(ctx: Context, root: Path | None) -> Path:
-    """Return the server's folder, made if need be; --root may stand before the subcommand."""
+    """Return the server's folder, made if need be."""
     from coopfs.dirs import make_private_folder
 
-    above = click.get_current_context().parent
-    if root is None and above is not None:
-        root = above.params.get("root")
-    chosen = Path(root).absolute() if root is not None else ctx.dirs.state / "serve"
+    chosen = root_of(ctx, root)
     make_private_folder(chosen)
     return chosen
 

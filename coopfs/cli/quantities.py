@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Final
 
 from coopfs.errors import UsageError
@@ -28,6 +29,14 @@ def parse_days(text: str, what: str) -> int:
     if not days:
         raise UsageError(f"{what} {text!r}: expected days, weeks or years, such as 30d, 6w or 1y")
     return days
+
+
+def parse_since(text: str, what: str) -> int:
+    """Return the time, ns since 1970, that a local date or time means (UsageError)."""
+    try:
+        return int(datetime.fromisoformat(text).timestamp()) * 10**9
+    except (ValueError, OverflowError) as exc:
+        raise UsageError(f'{what} {text!r}: expected 2026-11-23 or "2026-11-23 04:28"') from exc
 
 
 def show_size(size: int) -> str:
