@@ -124,6 +124,8 @@ class Line(Listener):
                     self._cut(sock, server)
                     return
                 sock.sendall(piece)
+        # However the server ended it, killed ones with a reset: the client sees it too.
+        with suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
 
     def _cut(self, *socks: socket.socket) -> None:

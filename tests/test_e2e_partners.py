@@ -205,6 +205,13 @@ def test_the_owner_alone_deletes_and_anybody_takes_back(two: Two) -> None:
         assert anna.ok("partner", "undelete", "berta", "--json").lines()[0]["objects"] == 1
         assert packs(berta, anna) == before
         anna.ok("check", "--read-data")
+        with anna.as_environment(), open_coop("coop://berta") as store:
+            lend_owner(store, ring)
+            store.delete(Kind.DATA, name)
+        # At the server too, at Anna's word; also while it runs.
+        berta.ok("partner", "undelete", "anna", "--here", "--root", berta.root)
+        assert packs(berta, anna) == before
+        anna.ok("check", "--read-data")
 
 
 def test_partners_see_what_they_hold_for_each_other(two: Two) -> None:
@@ -212,6 +219,7 @@ def test_partners_see_what_they_hold_for_each_other(two: Two) -> None:
     two.pair()
     with berta.serving():
         two.back_up(anna, berta)
+        berta.ok("partner", "list", "--root", berta.root)  # while the server runs
         size = sum(map(len, packs(berta, anna).values()))
         status = anna.ok("partner", "status", "berta", "--json", "--root", anna.root).lines()[0]
         assert status["status"]["used"] > size

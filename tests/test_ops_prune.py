@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -529,6 +530,28 @@ def test_marks_by_a_writer_count_for_nothing(taken: Lab, clocks: Clocks) -> None
         assert archive.index.marked() == set()
         with pytest.raises(PruneRefused, match="nothing was pruned"):
             prune(archive, 0)
+
+
+def test_what_a_host_lists_in_anothers_name_keeps_its_own_signature(
+    taken: Lab, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune_index, "OBJECTS_MAX", 2)
+    bob = taken.second_host()
+    with bob.open() as (archive, _):
+        writer = archive.ring.writer()
+        assert writer is not None
+        known = sorted(archive.index.known_objects())[0]
+        (pack, *_) = archive.read_index_object(known).packs
+        forged = replace(pack, directory=replace(pack.directory, signature=bytes(64)))
+        monkeypatch.setattr(archive.index, "add_object", lambda *_: None)
+        false = prune_index.put_index_object(archive, writer, packs=[forged])
+    with taken.open() as (archive, _):
+        before = taken.objects(Kind.INDEX)
+        assert prune(archive).index_written == 1
+        (new,) = taken.objects(Kind.INDEX) - before
+        replaced = set(archive.read_index_object(ObjectId(new)).replaces)
+        assert replaced == before - {false}
+    assert expect_all_readable(taken.second_host("carol")) == 6
 
 
 # --- what cannot be read -------------------------------------------------------------------

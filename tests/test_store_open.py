@@ -42,34 +42,6 @@ def test_a_missing_store_is_named_as_the_user_wrote_it(
         open_store("./absent")
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "coop://partner",
-        "rest+https://user:hunter2@host/path",
-        "rest+http://host/",
-        "sftp://user:hunter2@host:22/path",
-        "ftp://user:hunter2@host/",
-        "ftps://host/",
-        "s3://bucket/prefix",
-        "gs://bucket",
-        "az://container",
-        "rclone:remote:path",
-        "SFTP://user:hunter2@host/",
-    ],
-)
-def test_a_kind_of_store_to_come_is_named_and_no_secret_shown(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("coopfs.store.open.SCHEMES", {})
-    scheme = address.partition(":")[0].lower()
-    for call in (open_store, create_store, absolute_address):
-        with pytest.raises(UsageError, match="not supported by this version") as caught:
-            call(address)
-        assert scheme in str(caught.value)
-        assert "hunter2" not in str(caught.value)
-
-
 @pytest.mark.parametrize("address", ["gopher://user:hunter2@host/", "https://host/", "b2://x"])
 def test_an_unknown_kind_of_store_is_named(address: str) -> None:
     scheme = address.partition(":")[0]

@@ -95,7 +95,7 @@ def _show(ctx: Context, result: Recovered) -> None:
                 "type": "recovered",
                 "archive": settings.name,
                 "archive_id": settings.archive_id.hex(),
-                "store": settings.store,
+                "store": settings.shown_store,
                 "host": settings.host,
                 "is_writer": result.is_writer,
                 "snapshots": result.snapshots,
@@ -104,7 +104,9 @@ def _show(ctx: Context, result: Recovered) -> None:
             }
         )
         return
-    ctx.echo(f"Archive {settings.name!r} in {settings.store} is back, for host {settings.host}.")
+    ctx.echo(
+        f"Archive {settings.name!r} in {settings.shown_store} is back, for host {settings.host}."
+    )
     if newest is None:
         ctx.echo("There are no snapshots in it.")
     else:

@@ -188,6 +188,7 @@ def admit(
     from dataclasses import replace
 
     from coopfs.cli.quantities import parse_days, parse_size
+    from coopfs.server.ownership import hand_over
     from coopfs.server.settings import change_partner
 
     changes: dict[str, Any] = {}
@@ -201,8 +202,9 @@ def admit(
         if limits[rate] is not None:
             changes[rate] = limits[rate]
     added = [tuple(_read_certificate(path) for path in paths) for paths in (writers, admins)]
+    chosen = _chosen(ctx, root)
     settings = change_partner(
-        _chosen(ctx, root),
+        chosen,
         name,
         lambda old: replace(
             old,
@@ -211,6 +213,7 @@ def admit(
             **changes,
         ),
     )
+    hand_over(chosen, name)
     if ctx.json:
         ctx.emit_json(
             {
@@ -242,6 +245,7 @@ def token(ctx: Context, /, name: str, admin: bool, root: Path | None) -> None:
     import secrets
     from dataclasses import replace
 
+    from coopfs.server.ownership import hand_over
     from coopfs.server.settings import change_partner, load_partner
 
     chosen = _chosen(ctx, root)
@@ -257,6 +261,7 @@ def token(ctx: Context, /, name: str, admin: bool, root: Path | None) -> None:
             else replace(old, writer_tokens=(*old.writer_tokens, digest))
         ),
     )
+    hand_over(chosen, name)
     if ctx.json:
         ctx.emit_json({"type": "token", "partner": name, "token": text})
     else:

@@ -10,6 +10,7 @@ from coopfs.cli.context import Context
 
 if TYPE_CHECKING:
     from coopfs.archive.settings import ArchiveSettings
+    from coopfs.ops.audit import AuditResult
     from coopfs.ops.stats import PackSums, SeriesFacts, Stats
 
 
@@ -61,9 +62,31 @@ def _text(settings: ArchiveSettings, stats: Stats) -> list[str]:
             "lost",
             f"{count(stats.lost_packs, 'pack')}; see coopfs check" if stats.lost_packs else "",
         ),
+        ("audits", _audits(stats.audits)),
     ]
     lines = [f"{title:<10} {text}" for title, text in facts if text]
     return lines + (["", *_table(stats.series)] if stats.series else [])
+
+
+def _audits(audits: tuple[AuditResult, ...]) -> str:
+    """Return how the last audit went, and those before it."""
+    import time
+
+    if not audits:
+        return ""
+    *before, last = audits
+    day = time.strftime("%Y-%m-%d", time.localtime(last.time_ns / 1e9))
+    text = f"{day}: " + (
+        f"passed ({last.samples:,} samples)"
+        if last.is_passed
+        else f"FAILED ({last.bad_packs:,} packs missing or damaged)"
+    )
+    if before:
+        failed = sum(not audit.is_passed for audit in before)
+        text += f"; {len(before):,} before it, " + (
+            f"{failed:,} failed" if failed else "all passed"
+        )
+    return text
 
 
 def _packs(sums: PackSums) -> str:
@@ -123,6 +146,7 @@ def _json(settings: ArchiveSettings, stats: Stats) -> dict[str, Any]:
         "in_store": {kind.value: asdict(sums) for kind, sums in stats.in_store.items()},
         "free": stats.free,
         "lost_packs": stats.lost_packs,
+        "audits": [{"is_passed": a.is_passed, **asdict(a)} for a in stats.audits],
         "series": [
             {
                 "host": item.host,

@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "forget": "Let snapshots go, by rules or by name.",
     "prune": "Free what no snapshot needs any more.",
     "check": "Verify the archive, and name the files that damage hurts.",
+    "audit": "Read random blocks: does the store still have the data?",
     "stats": "Say how much is stored, and how much was saved.",
     "key": "Change, show or take away the keys on this machine.",
     "writer": "Let another host write to the archive.",

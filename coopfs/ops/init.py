@@ -144,7 +144,7 @@ def make_kit(
 
     Raises:
         WrongKey, ConfigError: the admin key cannot be read.
-        NotFound, FormatUnsupported: the partner whose store it is cannot be looked up.
+        FormatUnsupported: what is known of the partner whose store it is cannot be read.
     """
     admin = ring.admin()
     return RecoveryKit(

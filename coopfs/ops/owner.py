@@ -10,7 +10,7 @@ import ssl
 from coopfs.archive.keyring import KeyRing
 from coopfs.archive.kit import PartnerPlace
 from coopfs.dirs import Dirs
-from coopfs.errors import WrongKey
+from coopfs.errors import NotFound, WrongKey
 from coopfs.format.keys import owner_identity_seed
 from coopfs.identity import Identity, make_identity
 from coopfs.store.base import Store
@@ -32,15 +32,19 @@ def owner_of(ring: KeyRing) -> Identity:
 def place_of(dirs: Dirs, store: str) -> PartnerPlace | None:
     """Return what a recovery kit must say about the store at address *store*, if anything.
 
-    None for stores that are no partner's, and for a partner whom nobody can reach.
+    None for stores that are no partner's, for a partner whom nobody can reach, and for one
+    who was removed: the keys are worth a kit all the same.
 
     Raises:
-        NotFound, ConfigError, FormatUnsupported: the partner's file is missing or unusable.
+        ConfigError, FormatUnsupported: the partner's file is unusable.
     """
     name = partner_of_address(store)
     if name is None:
         return None
-    access = load_access(dirs, name)
+    try:
+        access = load_access(dirs, name)
+    except NotFound:
+        return None
     if access.endpoint is None:
         return None
     return PartnerPlace(access.endpoint, access.path, access.pin)

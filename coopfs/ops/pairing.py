@@ -19,7 +19,7 @@ import trio
 
 from coopfs.archive.words import digest_words
 from coopfs.dirs import Dirs
-from coopfs.errors import ConfigError, NotFound, StoreUnavailable, UsageError
+from coopfs.errors import ConfigError, NotFound, StoreIdentity, StoreUnavailable, UsageError
 from coopfs.format.invitation import (
     LIFETIME_S,
     TOKEN_LEN,
@@ -160,6 +160,11 @@ def accept(dirs: Dirs, terms: Terms, invitation: Invitation) -> Paired:
     acceptance = Acceptance(invitation)
     try:
         told = acceptance.introduce(ours)
+        if pin_of(told.server_certificate) != invitation.pin.hex():
+            raise StoreIdentity(
+                f"{invitation.endpoint}: the partner names another server than the one that "
+                "answers there; nothing was kept"
+            )
         if told.endpoint is None:
             told = replace(told, endpoint=invitation.endpoint)
         words = digest_words(introduction_digest(told, ours))

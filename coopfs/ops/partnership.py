@@ -20,6 +20,8 @@ from coopfs.archive.settings import archive_names, load_settings
 from coopfs.dirs import TEMPORARY_PREFIX, Dirs, sync_folder
 from coopfs.errors import ConfigError, CoopfsError, NotFound, UsageError
 from coopfs.format.invitation import Endpoint, check_partner_name
+from coopfs.ops.held import undelete_held
+from coopfs.ops.pairing import writer_identity_of
 from coopfs.server.depot import Depot
 from coopfs.server.dialling import load_dial_place, remove_dial_place, save_dial_place
 from coopfs.server.ownership import hand_over
@@ -60,12 +62,19 @@ class Partnership:
 def list_partners(dirs: Dirs, root: Path) -> list[Partnership]:
     """Return all partners by name; nobody is asked, so this needs no line.
 
+    Where the server's folder is another user's, only the stores at partners' are known.
+
     Raises:
-        ConfigError: a folder cannot be read.
+        ConfigError: the config folder cannot be read.
     """
-    granted, problems = read_partners(root)
-    names = sorted({*partner_names(dirs), *granted, *problems})
-    return [look_at(dirs, root, name) for name in names]
+    names, problem = set(partner_names(dirs)), ""
+    try:
+        granted, problems = read_partners(root)
+        names |= {*granted, *problems}
+    except ConfigError as exc:
+        problem = str(exc)
+    found = [look_at(dirs, root, name) for name in sorted(names)]
+    return [replace(each, problem=each.problem or problem) for each in found]
 
 
 def look_at(dirs: Dirs, root: Path, name: str) -> Partnership:
@@ -96,7 +105,11 @@ def _usage(root: Path, granted: PartnerSettings) -> Usage:
 
 
 def _is_granted(root: Path, name: str) -> bool:
-    return (partner_folder(root, check_partner_name(name)) / SETTINGS_FILE).is_file()
+    path = partner_folder(root, check_partner_name(name)) / SETTINGS_FILE
+    try:
+        return path.is_file()
+    except OSError as exc:  # another user's folder
+        raise ConfigError(f"{path}: cannot be looked at: {exc.strerror}") from exc
 
 
 def ask_status(name: str) -> PartnerStatus:
@@ -114,6 +127,19 @@ def undelete(name: str, since_ns: int | None) -> Undeleted:
     """Have what was deleted at the partner's back from its trash (errors as ask_status)."""
     with open_coop(f"coop://{name}") as store:
         return store.undelete(since_ns=since_ns)
+
+
+def undelete_here(root: Path, name: str, since_ns: int | None) -> Undeleted:
+    """Have what the partner deleted back from its trash here, at its word by telephone, say.
+
+    Raises:
+        NotFound: the partner keeps nothing here.
+        StoreError: the disk cannot be read or written.
+    """
+    _check_granted(root, name)
+    restored = undelete_held(root, load_partner(root, name), since_ns=since_ns)
+    hand_over(root, name)
+    return Undeleted(restored.objects, restored.restored)
 
 
 # --- changing -------------------------------------------------------------------
@@ -262,9 +288,8 @@ def remove(dirs: Dirs, root: Path, name: str, *, with_data: bool) -> None:
         if folder.is_dir():
             sync_folder(folder)
         if name in partner_names(dirs):
-            access = load_access(dirs, name)
             remove_access(dirs, name)
-            (dirs.config / access.identity).unlink(missing_ok=True)
+        (dirs.config / writer_identity_of(name)).unlink(missing_ok=True)
         if with_data and folder.is_dir():
             # Aside first: what is killed in the middle leaves no half of a partner.
             doomed = folder.with_name(f"{_REMOVED}{name}-{os.getpid()}-{time.time_ns():x}")

@@ -337,8 +337,7 @@ class _Prune:
         in_store = {info.name for info in archive.store.list(Kind.INDEX)}
         dead = self._dead_packs()
         for group in groups_to_rewrite(known_objects(archive, dead)):
-            rewrite_group(archive, admin, group, dead, in_store)
-            self.totals.index_written += 1
+            self.totals.index_written += rewrite_group(archive, admin, group, dead, in_store)
         self._delete_replaced(in_store, dead)
         archive.refresh_index()
 

@@ -15,10 +15,12 @@ from typing import Final
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.writer import INDEX_CHUNKS
+from coopfs.errors import SignatureInvalid
 from coopfs.format.body import seal_body
 from coopfs.format.index import IndexedPack, IndexObject, encode_index
 from coopfs.format.keys import Role, SigningKey
-from coopfs.ids import ID_LEN, ObjectId, PackId
+from coopfs.format.pack import verify_directory
+from coopfs.ids import ID_LEN, ObjectId, PackId, short_hex
 from coopfs.store.base import Kind
 
 OBJECTS_MAX: Final = 64  # live index objects; beyond, they are consolidated (DESIGN)
@@ -138,11 +140,12 @@ def rewrite_group(
     group: Sequence[KnownObject],
     dead: set[PackId],
     in_store: set[ObjectId],
-) -> None:
-    """Put one object in place of *group*, without the packs that are *dead*.
+) -> bool:
+    """Put one object in place of *group*, without the packs that are *dead*; False: of none.
 
     *in_store* is a listing of index objects: of what was replaced before, the names that
-    are still there must stay replaced.
+    are still there must stay replaced.  An object of a writer that lists a pack in another
+    writer's name, without that one's signature, stays as it is, its own signature on it.
 
     Raises:
         StoreError, DataError: one of them cannot be read any more; nothing was replaced.
@@ -150,20 +153,54 @@ def rewrite_group(
     packs: dict[tuple[PackId, bytes], IndexedPack] = {}
     marked: set[PackId] = set()
     time_ns = 0  # of the newest: what it lists is no younger for being listed anew
-    for content in _contents(archive, group):
+    names: set[ObjectId] = set()
+    for known, content in _contents(archive, group, admin):
+        names.add(known.name)
         time_ns = max(time_ns, content.time_ns)
         marked.update(content.marked)
         for pack in content.packs:
             if pack.pack_id not in dead:
                 # Listings of one pack that differ stay apart, as they are in every index.
                 packs.setdefault((pack.pack_id, pack.header.encode() + pack.directory.body), pack)
-    names = {known.name for known in group}
-    before = {name for known in group for name in known.replaces if name in in_store}
+    if not names:
+        return False
+    before = {
+        name
+        for known in group
+        if known.name in names
+        for name in known.replaces
+        if name in in_store
+    }
     put_index_object(
         archive, admin, list(packs.values()), sorted(marked), sorted(names | before), time_ns
     )
+    return True
 
 
-def _contents(archive: Archive, group: Sequence[KnownObject]) -> Iterator[IndexObject]:
+def _contents(
+    archive: Archive, group: Sequence[KnownObject], admin: SigningKey
+) -> Iterator[tuple[KnownObject, IndexObject]]:
     for known in group:
-        yield archive.read_index_object(known.name)
+        content = archive.read_index_object(known.name)
+        if content.writer_id == admin.writer_id or _is_honest(archive, content):
+            yield known, content
+
+
+def _is_honest(archive: Archive, content: IndexObject) -> bool:
+    """Tell whether the packs listed as other writers' are signed by those.
+
+    What a writer says of packs of its own, its signature on the index object vouches for
+    as long as that is there, and the writer's id in the directory after.
+    """
+    writers = archive.objects.writers()
+    for pack in content.packs:
+        writer_id = pack.directory.writer_id
+        if writer_id == content.writer_id:
+            continue
+        writer = writers.get(writer_id)
+        key = archive.config.admin_public_key if writer is None else writer.public_key
+        try:
+            verify_directory(pack.directory, key, f"pack {short_hex(pack.pack_id)}")
+        except SignatureInvalid:
+            return False
+    return True

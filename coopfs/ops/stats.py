@@ -13,6 +13,7 @@ from coopfs.archive.archive import Archive
 from coopfs.archive.snapshots import Snapshot
 from coopfs.format.snapshot import State
 from coopfs.ids import ID_LEN
+from coopfs.ops.audit import AuditResult, past_audits
 from coopfs.store.base import Kind
 
 _CHUNK_ROW: int = ID_LEN + 4  # bytes of a chunk in a block's row (archive.state)
@@ -72,6 +73,7 @@ class Stats:
     in_store: dict[Kind, ObjectSums]
     free: int | None  # bytes; None: the store cannot tell
     lost_packs: int  # found damaged or gone
+    audits: tuple[AuditResult, ...]  # of this machine, oldest first
 
     @property
     def stored(self) -> int:
@@ -113,6 +115,7 @@ def collect_stats(archive: Archive) -> Stats:
         in_store=in_store,
         free=archive.store.free_bytes(),
         lost_packs=len(archive.index.lost()),
+        audits=tuple(past_audits(archive.state_folder)),
     )
 
 

@@ -9,6 +9,7 @@ coopfs-format(5), "Lines that are dialled".
 from __future__ import annotations
 
 import logging
+import os
 import random
 import socket
 import ssl
@@ -96,7 +97,7 @@ def load_dial_place(root: Path, name: str) -> DialPlace:
             raise ConfigError(f"{path}: expected version 1, an address and a certificate")
         parse_certificate(certificate, "certificate")
         return DialPlace(name, parse_endpoint(address, "address"), certificate)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError, KeyError, UsageError) as exc:
         raise ConfigError(f"{path}: not written by coopfs: {exc}") from exc
@@ -127,13 +128,19 @@ async def keep_dialling(root: Path, identity: Identity, accept: Accept) -> NoRet
 
 def _dial_places(root: Path) -> dict[str, DialPlace]:
     found = {}
-    with suppress(FileNotFoundError, NotADirectoryError):
-        for folder in sorted((root / PARTNERS).iterdir()):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                try:
-                    found[folder.name] = load_dial_place(root, folder.name)
-                except ConfigError as exc:
-                    _log.warning("%s", exc)
+    try:
+        names = sorted(os.listdir(root / PARTNERS))
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        _log.warning("%s: %s", root / PARTNERS, exc.strerror)
+        return {}
+    for name in names:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                found[name] = load_dial_place(root, name)
+            except ConfigError as exc:
+                _log.warning("%s", exc)
     return found
 
 

@@ -83,11 +83,6 @@ SCHEMES: Final[dict[str, Callable[[], Scheme]]] = {
 # Schemes written with a colon alone: restic's and rclone's way.
 PREFIXES: Final = frozenset({"rest", "rclone"})
 
-# Schemes coopfs is going to have.
-_LATER_SCHEMES: Final = (
-    *("coop", "rest", "rest+https", "rest+http", "rest+http+unix", "sftp", "ftp", "ftps"),
-    *("s3", "gs", "az", "rclone"),
-)
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 # Something before a colon before any slash: restic's "sftp:…", scp's "host:path".
 _PREFIXED = re.compile(r"([^/:]+):(.*)", re.DOTALL)
@@ -167,9 +162,7 @@ def _local_path(address: str) -> str:
         raise _unsupported(scheme)
     if prefixed := _PREFIXED.fullmatch(address):
         scheme = prefixed[1].lower()
-        if scheme in PREFIXES:
-            raise _unsupported(scheme)
-        if scheme in (*SCHEMES, *_LATER_SCHEMES, "file"):
+        if scheme in (*SCHEMES, "file"):
             raise UsageError(
                 f'the address begins with "{scheme}:"; expected "{scheme}://"; '
                 f'a folder of that name is written "./{scheme}:…"'
@@ -182,13 +175,10 @@ def _local_path(address: str) -> str:
 
 
 def _unsupported(scheme: str) -> UsageError:
-    known = ", ".join(sorted(name if name in PREFIXES else f"{name}://" for name in SCHEMES))
-    supported = "supported are folders (a path or file:///PATH)" + (known and f", {known}")
-    if scheme in _LATER_SCHEMES:
-        return UsageError(
-            f"{scheme} stores are not supported by this version of coopfs; {supported}"
-        )
-    return UsageError(f'unknown kind of store "{scheme}"; {supported}')
+    known = ", ".join(name if name in PREFIXES else f"{name}://" for name in sorted(SCHEMES))
+    return UsageError(
+        f'unknown kind of store "{scheme}"; supported are folders (a path or file:///PATH), {known}'
+    )
 
 
 def _file_url_path(rest: str) -> str:

@@ -1,0 +1,247 @@
+"""Audit: does the keeper of the store still have the data?  Random blocks, read and opened.
+
+Owns the arithmetic and the drawing.  Blocks are drawn uniformly over stored bytes, with
+replacement, so that *n* good samples say: were a share *loss* of the bytes gone, at least
+one sample would have hit it with the probability *confidence*, 1 - (1 - loss)^n.  Nothing
+comes from a cache, and nobody but this process knows what is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+
+from coopfs.archive.archive import Archive
+from coopfs.archive.index import BlockInfo, PackInfo
+from coopfs.archive.lock import file_lock
+from coopfs.errors import CoopfsError, DataError, ObjectNotFound, UsageError
+from coopfs.format.codec import decompress
+from coopfs.format.sealing import Opener, Section
+from coopfs.ids import ObjectId, PackId, short_hex
+from coopfs.ops.progress import Progress
+from coopfs.store.base import Kind
+
+SAMPLES_MAX: Final = 1_000_000  # a typing error should not read for a month
+EXTRA_META: Final = 32  # metadata packs of which a block is read besides: without them all is lost
+EXTRA_NEWEST: Final = 8  # packs that came last: what a careless keeper loses first
+THREADS: Final = 4
+HISTORY_FILE: Final = "audits.jsonl"
+HISTORY_SHOWN: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRequest:
+    """What is to be shown."""
+
+    confidence: float = 0.95
+    loss: float = 0.01  # share of the stored bytes
+
+    @property
+    def samples(self) -> int:
+        """How many blocks must be drawn (UsageError)."""
+        if not (0 < self.confidence < 1 and 0 < self.loss < 1):
+            raise UsageError(
+                f"a confidence of {self.confidence:.6%} and a loss of {self.loss:.6%}: both must "
+                "lie between 0 and 100 %"
+            )
+        number = math.ceil(math.log1p(-self.confidence) / math.log1p(-self.loss))
+        if number > SAMPLES_MAX:
+            raise UsageError(
+                f'that would be {number:,} samples; "coopfs check --read-data" reads everything'
+            )
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """What an audit has shown; kept."""
+
+    time_ns: int
+    confidence: float
+    loss: float
+    samples: int  # drawn uniformly over stored bytes
+    extra: int  # blocks of metadata packs and of the newest packs, besides
+    bad_samples: int  # of *samples*
+    bad_packs: int  # missing, of a wrong size, or with a block that is not what it should be
+    packs: int  # in the index, not marked by a prune
+    stored_len: int  # bytes of their blocks
+    read_len: int  # bytes
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether nothing was missing or wrong."""
+        return self.bad_packs == 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    pack: PackInfo
+    block: BlockInfo
+    is_extra: bool
+
+
+def audit_archive(
+    archive: Archive, request: AuditRequest, progress: Progress
+) -> tuple[AuditResult, dict[PackId, str]]:
+    """Audit a refreshed archive; also return the packs that failed, and how.
+
+    What failed is not relied on any more, so the next snapshot stores it again.
+
+    Raises:
+        UsageError: nonsense was asked for, or there is nothing to audit.
+        StoreUnavailable: the store cannot be reached, which shows nothing.
+    """
+    wanted = request.samples
+    draw = _Draw(archive)
+    # Names and sizes first: what is not even listed need not be drawn.
+    sizes = {info.name: info.size for info in archive.store.list(Kind.DATA)}
+    bad: dict[PackId, str] = {}
+    for pack in draw.packs:
+        size = sizes.get(ObjectId(pack.pack_id))
+        if size is None:
+            bad[pack.pack_id] = "is not in the store"
+        elif size != pack.size:
+            bad[pack.pack_id] = f"has {size} bytes where {pack.size} were stored"
+    samples = [*draw.samples(wanted), *draw.extras()]
+    read_len = bad_samples = 0
+    progress.start(len(samples), None)
+    with ThreadPoolExecutor(THREADS, "coopfs-audit") as pool:
+        try:
+            checked = pool.map(lambda sample: _problem(archive, sample), samples)
+            for number, (sample, problem) in enumerate(zip(samples, checked, strict=True), 1):
+                read_len += sample.block.sealed_len
+                if problem:
+                    bad.setdefault(sample.pack.pack_id, problem)
+                    bad_samples += not sample.is_extra
+                progress.update(files=number, bytes_=read_len)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    for pack_id, problem in bad.items():
+        archive.index.mark_lost(pack_id, f"found by an audit: {problem}")
+    result = AuditResult(
+        time_ns=time.time_ns(),
+        confidence=request.confidence,
+        loss=request.loss,
+        samples=wanted,
+        extra=len(samples) - wanted,
+        bad_samples=bad_samples,
+        bad_packs=len(bad),
+        packs=len(draw.packs),
+        stored_len=draw.total_len,
+        read_len=read_len,
+    )
+    _keep(archive.state_folder, result)
+    return result, bad
+
+
+class _Draw:
+    """Blocks at random, by stored bytes."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._index = archive.index
+        marked = archive.index.marked()  # about to be deleted: no loss
+        lens = dict(
+            archive.state.connection.execute(
+                "SELECT pack_no, SUM(sealed_len) FROM blocks GROUP BY pack_no"
+            ).fetchall()
+        )
+        self.packs = [
+            pack
+            for pack in archive.index.packs()
+            if pack.pack_id not in marked and lens.get(pack.pack_no)
+        ]
+        if not self.packs:
+            raise UsageError("there is nothing to audit: the archive holds no data")
+        self._ends = list(accumulate(lens[pack.pack_no] for pack in self.packs))
+        self.total_len: int = self._ends[-1]
+        self._random = random.SystemRandom()  # not to be foreseen by the keeper
+
+    def samples(self, number: int) -> Iterator[_Sample]:
+        """Draw *number* blocks; one may come twice."""
+        for _ in range(number):
+            place = self._random.randrange(self.total_len)
+            at = bisect_right(self._ends, place)
+            before = self._ends[at - 1] if at else 0
+            yield self._sample(self.packs[at], place - before, is_extra=False)
+
+    def extras(self) -> Iterator[_Sample]:
+        """Draw a block each of some metadata packs, and of the newest packs."""
+        meta = [pack for pack in self.packs if pack.is_meta]
+        chosen = self._random.sample(meta, min(EXTRA_META, len(meta)))
+        newest = sorted(self.packs, key=lambda pack: pack.pack_no)[-EXTRA_NEWEST:]
+        for pack in {pack.pack_no: pack for pack in (*chosen, *newest)}.values():
+            length = sum(block.sealed_len for block in self._index.blocks_of(pack.pack_no))
+            yield self._sample(pack, self._random.randrange(length), is_extra=True)
+
+    def _sample(self, pack: PackInfo, place: int, *, is_extra: bool) -> _Sample:
+        blocks = self._index.blocks_of(pack.pack_no)
+        ends = list(accumulate(block.sealed_len for block in blocks))
+        return _Sample(pack, blocks[bisect_right(ends, place)], is_extra)
+
+
+def _problem(archive: Archive, sample: _Sample) -> str:
+    """Fetch a block from the store and verify every chunk of it; "" when all is right."""
+    block, pack = sample.block, sample.pack
+    what = f"pack {short_hex(pack.pack_id)}"
+    try:
+        sealed = archive.store.get(Kind.DATA, pack.pack_id, block.offset, block.sealed_len)
+        opener = Opener(archive.keys, pack.header, what)
+        stored = opener.open(Section.BLOCK, block.ordinal, sealed)
+        plain = bytes(decompress(block.codec, stored, block.plain_len, what))
+    except (DataError, ObjectNotFound) as exc:
+        return str(exc)
+    keys = archive.keys
+    for place, chunk_id in enumerate(block.chunk_ids):
+        chunk = plain[block.chunk_offsets[place] : block.chunk_offsets[place + 1]]
+        ids: Sequence[bytes] = (
+            (keys.tree_id(chunk), keys.span_node_id(chunk))
+            if pack.is_meta
+            else (keys.chunk_id(chunk),)
+        )
+        if chunk_id not in ids:
+            return (
+                f"{what}: block {block.ordinal} holds other content than its ids say, though its "
+                f"tag is right: writer {short_hex(pack.writer_id)} stored it so"
+            )
+    return ""
+
+
+# --- what is kept -------------------------------------------------------------------
+
+
+def _keep(folder: Path, result: AuditResult) -> None:
+    path = folder / HISTORY_FILE
+    try:
+        with file_lock(folder / f"{HISTORY_FILE}.lock"), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as exc:
+        raise CoopfsError(f"{path}: {exc.strerror}; the audit's result was not kept") from exc
+
+
+def past_audits(folder: Path) -> list[AuditResult]:
+    """Return the kept results of earlier audits, oldest first; what is no result is left out."""
+    try:
+        lines = (folder / HISTORY_FILE).read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return []
+    except OSError as exc:
+        raise CoopfsError(f"{folder / HISTORY_FILE}: {exc.strerror}") from exc
+    found = []
+    for line in lines:
+        try:
+            found.append(AuditResult(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue  # torn by a crash, or a newer version's
+    return found[-HISTORY_SHOWN:]
