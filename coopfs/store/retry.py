@@ -24,7 +24,7 @@ NOTICED_S: Final = 2.0  # whoever waits longer wants to know for what
 # Somebody waits for what is read; what is put at night may outlast a router's restart.
 READ_BUDGET_S: Final = 60.0
 WRITE_BUDGET_S: Final = 300.0
-MOUNT_TIMEOUT_S: Final = 20  # a sleeping disk wakes up within it
+BROWSE_TIMEOUT_S: Final = 20  # where what is known will do; a sleeping disk wakes up within it
 TIMEOUT_VARIABLE: Final = "COOPFS_STORE_TIMEOUT"  # seconds, for reading and writing alike
 
 _Result = TypeVar("_Result")
