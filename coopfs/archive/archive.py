@@ -161,17 +161,22 @@ class Archive:
     def _take_in_index(self, new: list[ObjectId], *, is_first: bool) -> set[ObjectId]:
         """Read *new* index objects; return those that were gone meanwhile."""
         gone = set()
+        failed: dict[ObjectId, str] = {}
         for object_id in new:
             try:
                 content = self.read_index_object(object_id)
             except ObjectNotFound:
                 gone.add(object_id)
             except (DataError, WrongKey) as exc:
-                if is_first:
-                    self.warnings.append(str(exc))
-                    self.unusable_index.append(str(exc))
+                failed[object_id] = str(exc)
             else:
                 self.index.add_object(object_id, content)
+        if is_first and failed:
+            # One that a repair has replaced and could not delete matters to nobody.
+            replaced = self.index.replaced_objects()
+            problems = [problem for name, problem in failed.items() if name not in replaced]
+            self.warnings += problems
+            self.unusable_index += problems
         return gone
 
     def read_index_object(self, object_id: ObjectId) -> IndexObject:

@@ -255,6 +255,15 @@ class Index:
         rows = self._state.connection.execute("SELECT object_id FROM index_objects")
         return {ObjectId(row[0]) for row in rows}
 
+    def replaced_objects(self) -> set[ObjectId]:
+        """Return the names that known index objects replace."""
+        rows = self._state.connection.execute("SELECT replaces FROM index_objects")
+        return {
+            ObjectId(replaces[start : start + ID_LEN])
+            for (replaces,) in rows.fetchall()
+            for start in range(0, len(replaces), ID_LEN)
+        }
+
     def add_object(self, object_id: ObjectId, content: IndexObject) -> None:
         """Take in one verified index object; its packs become visible at once, or not at all."""
         with self._state.transaction() as connection:
