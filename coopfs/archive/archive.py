@@ -229,15 +229,19 @@ class Archive:
             if node is not None:
                 self._nodes.move_to_end(tree_id)
                 return node
-        data = self.load_chunk(tree_id)
-        # Only what is a tree node by its id may pass as one: the role is in the id.
-        self._check_id(self.keys.tree_id(data), tree_id, "tree")
-        node = decode_tree_node(data, f"tree {short_hex(tree_id)}")
+        node = decode_tree_node(self.load_tree_bytes(tree_id), f"tree {short_hex(tree_id)}")
         with self._nodes_lock:
             self._nodes[tree_id] = node
             if len(self._nodes) > NODES_KEPT:
                 self._nodes.popitem(last=False)
         return node
+
+    def load_tree_bytes(self, tree_id: TreeId) -> bytes:
+        """Return one node of a folder as it is stored; raises as :meth:`load_chunk`."""
+        data = self.load_chunk(tree_id)
+        # Only what is a tree node by its id may pass as one: the role is in the id.
+        self._check_id(self.keys.tree_id(data), tree_id, "tree")
+        return data
 
     def load_span_node(self, node_id: SpanNodeId) -> SpanNode:
         """Return one decoded node of a span tree; raises as :meth:`load_tree_node`."""

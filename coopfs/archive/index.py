@@ -151,12 +151,18 @@ class Index:
             found.sort(key=lambda place: self.block(place.block_no).pack_no in self._unusable)
         return tuple(found)
 
-    def _locations(self, chunk_id: bytes) -> list[ChunkLocation]:
+    def other_locations(self, chunk_id: bytes, block_no: int) -> list[ChunkLocation]:
+        """Return the locations of *chunk_id* outside of one block; quick where there are none."""
+        return self._locations(chunk_id, besides=block_no)
+
+    def _locations(self, chunk_id: bytes, besides: int = -1) -> list[ChunkLocation]:
         rows = self._state.connection.execute(
             "SELECT block_no FROM chunks WHERE prefix = ?", (chunk_id[:PREFIX_LEN],)
         ).fetchall()
         found = []
         for (block_no,) in rows:
+            if block_no == besides:
+                continue
             block = self.block(block_no)
             # The whole id is compared, so a colliding prefix is merely skipped.
             if chunk_id in block.chunk_ids:
