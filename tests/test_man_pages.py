@@ -149,5 +149,7 @@ def test_wheel_brings_the_command_and_every_page(tmp_path: Path) -> None:
         names = archive.namelist()
         (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
         assert b"coopfs = coopfs.cli.main:main" in archive.read(entry_points)
+    units = {name.rpartition("/")[2] for name in names if "/lib/systemd/system/" in name}
+    assert units == {"coopfs-serve.service", "coopfs-serve.socket"}
     pages = {Path(name).name for name in names if "/share/man/man" in name}
     assert pages == {page.stem for page in PAGES}

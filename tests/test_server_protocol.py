@@ -72,6 +72,12 @@ def test_head_of_an_answer_can_be_read_back() -> None:
     assert b"date" in headers
 
 
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb"])
+def test_no_header_has_a_line_break_in_it(value: str) -> None:
+    with pytest.raises(ValueError, match="line break"):
+        answer_head(HTTPStatus.OK, [("X", value)], closes=False)
+
+
 @pytest.mark.parametrize(
     ("headers", "keeps", "waits"),
     [

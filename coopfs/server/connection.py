@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -20,7 +20,8 @@ from typing import Final
 import h11
 import trio
 
-from coopfs.server.exchange import Exchange, Need, Pause, Steps, run_on
+from coopfs.server.driving import TooSlow, drive, refuse_at_once
+from coopfs.server.exchange import Exchange
 from coopfs.server.handlers import carry_out
 from coopfs.server.house import HouseSettings
 from coopfs.server.metrics import CONTENT_TYPE, Metrics, render_usages
@@ -45,10 +46,6 @@ OTHER_THREADS: Final = 8
 # What follows is nobody's business who has not shown the partner's key.
 _NOTHING_HERE: Final = Refused(HTTPStatus.NOT_FOUND, "there is nothing here for this key")
 _SCRATCH = memoryview(bytearray(RECV_LEN))  # between two awaits only: the loop's
-
-
-class TooSlow(Exception):
-    """The client took longer than it may; the message says for what."""
 
 
 @dataclass
@@ -160,9 +157,10 @@ async def receive_metrics(floor: Floor, wire: Wire, source: str) -> None:
             usages = await trio.to_thread.run_sync(render_usages, desks, limiter=floor.others)
             text = floor.metrics.render(usages)
             steps = exchange.answer(HTTPStatus.OK, text, content_type=CONTENT_TYPE)
-        await _drive(floor, exchange, steps, floor.others)
+        await drive(floor.settings, exchange, steps, floor.others)
     except Refused as exc:
-        await _refuse_at_once(floor, wire, exc)
+        await refuse_at_once(floor.settings, wire, exc)
+        floor.metrics.count_request("-", "-", int(exc.status))
     except (ConnectionLost, TooSlow) as exc:
         log.debug("%s: metrics: %s", source, exc)
     finally:
@@ -206,7 +204,8 @@ async def converse(
         # Not HTTP, or too much of it: nothing else on this connection can be understood.
         log.info("%s: refused: %s", source, exc.text)
         is_still_sending = True
-        await _refuse_at_once(floor, wire, exc)
+        await refuse_at_once(floor.settings, wire, exc)
+        floor.metrics.count_request("-", "-", int(exc.status))
     finally:
         if desk is not None:
             desk.connections -= 1
@@ -295,7 +294,8 @@ async def _answer(floor: Floor, wire: Wire, head: Head, rest: bytes, find: FindV
             steps = carry_out(exchange, target, visitor)
     is_upload = head.method == "POST" and target is not None and target.name is not None
     try:
-        await _drive(floor, exchange, steps, floor.uploads if is_upload else floor.others)
+        limiter = floor.uploads if is_upload else floor.others
+        await drive(floor.settings, exchange, steps, limiter)
     finally:
         seconds = time.monotonic() - began
         _note(floor, exchange, name, target, seconds)
@@ -307,83 +307,6 @@ _WHO_ARE_YOU: Final = Refused(
     "show a token: partner's name and token as user and password",
     (("WWW-Authenticate", 'Basic realm="coopfs"'),),
 )
-
-
-async def _drive(
-    floor: Floor, exchange: Exchange, steps: Steps, limiter: trio.CapacityLimiter
-) -> None:
-    """Have threads run *steps*; wait in between for what they wait for."""
-    patience = Patience(floor.settings, exchange)
-    pause: Pause | None = Pause(Need.TIME)
-    try:
-        while True:
-            pause = await trio.to_thread.run_sync(run_on, exchange, steps, limiter=limiter)
-            if pause is None:
-                return
-            if pause.need is Need.TIME:
-                await trio.sleep(pause.seconds)
-                patience.excuse(pause.seconds)
-                continue
-            with trio.move_on_after(patience.left()):
-                if pause.need is Need.READABLE:
-                    await trio.lowlevel.wait_readable(exchange.wire.sock)
-                else:
-                    await trio.lowlevel.wait_writable(exchange.wire.sock)
-            patience.check(pause.need)
-    except TooSlow as exc:
-        if exchange.status is None:
-            await _refuse_at_once(
-                floor, exchange.wire, Refused(HTTPStatus.REQUEST_TIMEOUT, str(exc))
-            )
-        raise
-    finally:
-        if pause is not None:
-            with trio.CancelScope(shield=True):
-                # What it holds open or has half written is on the disk: not for the loop.
-                await trio.to_thread.run_sync(steps.close, limiter=limiter)
-
-
-class Patience:
-    """Watches that bytes flow: so many in each stretch of ``stall_s`` that was the client's."""
-
-    def __init__(self, settings: HouseSettings, exchange: Exchange) -> None:
-        self._settings, self._exchange = settings, exchange
-        self._since = time.monotonic()
-        self._moved = 0
-
-    def excuse(self, seconds: float) -> None:
-        """We made it wait ourselves."""
-        self._since += seconds
-
-    def left(self) -> float:
-        """Return for how many seconds at most nothing need happen."""
-        return max(self._since + self._settings.stall_s - time.monotonic(), 0.0)
-
-    def check(self, need: Need) -> None:
-        """Begin another stretch if this one is over.
-
-        Raises:
-            TooSlow: too little came of it.
-        """
-        if self.left() > 0:
-            return
-        seconds = self._settings.stall_s
-        moved = self._exchange.bytes_in + self._exchange.bytes_out
-        if moved - self._moved < self._settings.slow_bytes_per_s * seconds:
-            what = "sent" if need is Need.READABLE else "took"
-            raise TooSlow(f"it {what} {moved - self._moved} bytes in {seconds} s")
-        self._since, self._moved = time.monotonic(), moved
-
-
-async def _refuse_at_once(floor: Floor, wire: Wire, refused: Refused) -> None:
-    """Answer a request of which no more is read."""
-    head = Head("GET", b"/", {"connection": "close"}, True)
-    exchange = Exchange(wire, head, 0, b"")
-    with suppress(ConnectionLost), trio.move_on_after(floor.settings.head_s):
-        for pause in exchange.refuse(refused):
-            if pause.need is not Need.TIME:
-                await trio.lowlevel.wait_writable(wire.sock)
-    floor.metrics.count_request("-", "-", int(refused.status))
 
 
 def _note(

@@ -19,6 +19,7 @@ from http import HTTPStatus
 from typing import Final
 
 from coopfs.bandwidth import Bucket
+from coopfs.errors import StoreError
 from coopfs.server.protocol import OCTETS, TEXT, Head, Refused, answer_head
 from coopfs.server.wire import RECV_LEN, ConnectionLost, Wire
 
@@ -67,12 +68,13 @@ class Exchange:
     # --- the request's body -----------------------------------------------------------
 
     def receive(self, buffer: memoryview, buckets: Iterable[Bucket]) -> Generator[Pause, None, int]:
-        """Fill *buffer* with the body, as far as it goes; return the number of bytes.
+        """Fill *buffer* with the body, as far as it goes and the rates let it; return the length.
 
         Raises:
             ConnectionLost: the body ended early.
         """
-        wanted = min(len(buffer), self.body_left)
+        buckets = tuple(buckets)
+        wanted = _piece_len(min(len(buffer), self.body_left), buckets)
         scratch = memoryview(bytearray(RECV_LEN))
         filled = 0
         while filled < wanted:
@@ -142,7 +144,8 @@ class Exchange:
         """Send a file, or (offset, length) of it, from *fd*, which stays open.
 
         Raises:
-            ConnectionLost: the file ended early; the client gets less than was promised.
+            StoreError: it cannot be read, or ended early; the client gets less than was
+                promised, and notices.
         """
         offset, left = part or (0, size)
         headers = _length(left, OCTETS)
@@ -155,12 +158,13 @@ class Exchange:
         buckets = tuple(buckets)
         buffer = memoryview(bytearray(min(PIECE_LEN, left)))
         while left:
-            wanted = min(len(buffer), left)
-            for bucket in buckets:
-                wanted = bucket.piece_len(wanted)
-            count = os.preadv(fd, [buffer[:wanted]], offset)
+            wanted = _piece_len(min(len(buffer), left), buckets)
+            try:
+                count = os.preadv(fd, [buffer[:wanted]], offset)
+            except OSError as exc:
+                raise StoreError(f"an object cannot be read: {exc.strerror}") from exc
             if not count:
-                raise ConnectionLost(f"the object is {left} bytes shorter than it was")
+                raise StoreError(f"an object is {left} bytes shorter than it was")
             yield from self._send(buffer[:count])
             self.bytes_out += count
             offset, left = offset + count, left - count
@@ -229,6 +233,12 @@ class Exchange:
 
 def _length(size: int, content_type: str) -> list[tuple[str, str]]:
     return [("Content-Length", str(size)), ("Content-Type", content_type)]
+
+
+def _piece_len(wanted: int, buckets: Iterable[Bucket]) -> int:
+    for bucket in buckets:
+        wanted = bucket.piece_len(wanted)
+    return wanted
 
 
 def run_on(exchange: Exchange, steps: Steps) -> Pause | None:

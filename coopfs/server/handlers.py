@@ -8,6 +8,7 @@ admin deletes, too.  Nobody overwrites.
 from __future__ import annotations
 
 import base64
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
@@ -40,6 +41,8 @@ from coopfs.server.protocol import (
 )
 from coopfs.server.visitors import Role, Visitor
 from coopfs.server.wire import ConnectionLost
+
+log = logging.getLogger("coopfs.serve")
 
 RECEIPT_HEADER: Final = "X-Coopfs-Receipt"  # base64 of the receipt; coopfs-format(5)
 LEFT_HEADER: Final = "X-Coopfs-Left"  # bytes that may still be put
@@ -86,6 +89,7 @@ def carry_out(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
     except CoopfsError as exc:
         refused = refusal_of(exc, visitor)
     if exchange.status is not None:
+        log.error("%s: %s: the answer was cut short: %s", visitor.desk.name, target, refused.text)
         raise ConnectionLost(f"the answer was cut short: {refused.text}") from refused
     yield from exchange.refuse(refused)
 

@@ -1,6 +1,6 @@
 """The restic REST protocol, version 2, as text: targets, ranges, heads of answers.
 
-Pure functions; h11 reads and writes the heads.  The protocol:
+Pure functions; h11 reads the heads of requests.  The protocol:
 https://restic.readthedocs.io/en/stable/100_references.html#rest-backend.  What coopfs
 adds is in coopfs-format(5), "Beyond REST".
 """
@@ -11,6 +11,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -149,17 +150,20 @@ def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
 
 
 def answer_head(status: HTTPStatus, headers: list[tuple[str, str]], *, closes: bool) -> bytes:
-    """Return the bytes of an answer's head."""
-    fields = [("Date", formatdate(time.time(), usegmt=True)), ADVERTISED, *headers]
+    """Return the bytes of an answer's head; *headers* are ours, never a client's.
+
+    Written out here: h11 takes 85 us for it, a tenth of what a small request costs.
+    """
+    lines = [f"HTTP/1.1 {int(status)} {status.phrase}", f"Date: {_date(int(time.time()))}"]
+    lines += [f"{name}: {value}" for name, value in (ADVERTISED, *headers)]
     if closes:
-        fields.append(("Connection", "close"))
-    event = h11.Response(
-        status_code=int(status),
-        reason=status.phrase.encode(),
-        headers=[(name.encode(), value.encode("latin-1", "replace")) for name, value in fields],
-    )
-    # A connection of its own, in the state in which a server answers.
-    writer = h11.Connection(h11.SERVER)
-    writer.receive_data(b"HEAD / HTTP/1.1\r\nHost: -\r\n\r\n")
-    writer.next_event()
-    return writer.send(event) or b""
+        lines.append("Connection: close")
+    text = "\r\n".join(lines)
+    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
+        raise ValueError("a header with a line break in it")
+    return text.encode("latin-1") + b"\r\n\r\n"
+
+
+@lru_cache(maxsize=1)
+def _date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)

@@ -23,6 +23,7 @@ from coopfs.bandwidth import Bucket, Schedule
 from coopfs.dirs import make_private_folder
 from coopfs.errors import CoopfsError, StateBusy
 from coopfs.format.keys import SigningKey
+from coopfs.oserrors import store_error
 from coopfs.server.depot import LOCKS, Depot
 from coopfs.server.house import HouseSettings
 from coopfs.server.settings import PartnerSettings, partner_folder, read_partners
@@ -48,16 +49,27 @@ class LockOwners:
     """Which key put which lock: one small file each, beside the objects."""
 
     def __init__(self, folder: Path, depot: Depot) -> None:
+        """Use *folder*, made if need be (StoreError, ConfigError)."""
         self._folder = folder
         make_private_folder(folder)
         present = {listed.name for listed in depot.list(LOCKS)}
-        for entry in list(folder.iterdir()):  # left by a server that was killed in between
-            if entry.name not in present:
-                entry.unlink(missing_ok=True)
+        with self._translated():
+            for entry in list(folder.iterdir()):  # left by a server that was killed in between
+                if entry.name not in present:
+                    entry.unlink(missing_ok=True)
 
     def remember(self, name: str, pin: str) -> None:
-        """Note that the lock *name* is *pin*'s, unless it is somebody's already."""
-        with suppress(FileExistsError), (self._folder / name).open("x", encoding="ascii") as file:
+        """Note that the lock *name* is *pin*'s, unless it is somebody's already.
+
+        Raises:
+            StoreFull, StoreError: that cannot be written.
+        """
+        path = self._folder / name
+        with (
+            self._translated(),
+            suppress(FileExistsError),
+            path.open("x", encoding="ascii") as file,
+        ):
             file.write(pin)
 
     def owner_of(self, name: str) -> str | None:
@@ -68,8 +80,17 @@ class LockOwners:
             return None
 
     def forget(self, name: str) -> None:
-        """The lock is gone."""
-        (self._folder / name).unlink(missing_ok=True)
+        """The lock is gone (StoreError)."""
+        with self._translated():
+            (self._folder / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            folder = os.fspath(self._folder)
+            raise store_error(exc, f"{LOCKS}/", folder) from exc
 
 
 class House:
