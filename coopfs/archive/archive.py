@@ -200,17 +200,22 @@ class Archive:
     def _take_in_index(self, new: list[ObjectId], *, is_first: bool) -> set[ObjectId]:
         """Read *new* index objects; return those that were gone meanwhile."""
         gone = set()
+        failed: dict[ObjectId, str] = {}
         for object_id in new:
             try:
                 content = self.read_index_object(object_id)
             except ObjectNotFound:
                 gone.add(object_id)
             except (DataError, WrongKey) as exc:
-                if is_first:
-                    self.warnings.append(str(exc))
-                    self.unusable_index.append(str(exc))
+                failed[object_id] = str(exc)
             else:
                 self.index.add_object(object_id, content)
+        if is_first and failed:
+            # One that a repair has replaced and could not delete matters to nobody.
+            replaced = self.index.replaced_objects()
+            problems = [problem for name, problem in failed.items() if name not in replaced]
+            self.warnings += problems
+            self.unusable_index += problems
         return gone
 
     def read_index_object(self, object_id: ObjectId) -> IndexObject:
@@ -273,15 +278,19 @@ class Archive:
             if node is not None:
                 self._nodes.move_to_end(tree_id)
                 return node
-        data = self.load_chunk(tree_id)
-        # Only what is a tree node by its id may pass as one: the role is in the id.
-        self._check_id(self.keys.tree_id(data), tree_id, "tree")
-        node = decode_tree_node(data, f"tree {short_hex(tree_id)}")
+        node = decode_tree_node(self.load_tree_bytes(tree_id), f"tree {short_hex(tree_id)}")
         with self._nodes_lock:
             self._nodes[tree_id] = node
             if len(self._nodes) > NODES_KEPT:
                 self._nodes.popitem(last=False)
         return node
+
+    def load_tree_bytes(self, tree_id: TreeId) -> bytes:
+        """Return one node of a folder as it is stored; raises as :meth:`load_chunk`."""
+        data = self.load_chunk(tree_id)
+        # Only what is a tree node by its id may pass as one: the role is in the id.
+        self._check_id(self.keys.tree_id(data), tree_id, "tree")
+        return data
 
     def load_span_node(self, node_id: SpanNodeId) -> SpanNode:
         """Return one decoded node of a span tree; raises as :meth:`load_tree_node`."""
