@@ -138,9 +138,13 @@ def own_like_folder(fd: int, folder: str) -> None:
 
     What root writes at the prompt must stay usable for the server, which is not root.
     """
-    if os.geteuid() == 0:
-        status = os.stat(folder)
-        os.fchown(fd, status.st_uid, status.st_gid)
+    if os.geteuid() != 0:
+        return
+    wanted, found = os.stat(folder), os.fstat(fd)
+    if (wanted.st_uid, wanted.st_gid) != (found.st_uid, found.st_gid):
+        # A root that is none there (NFS, a user namespace) has no more to give away.
+        with suppress(PermissionError):
+            os.fchown(fd, wanted.st_uid, wanted.st_gid)
 
 
 def move_new(source: str, target: str) -> bool:

@@ -109,6 +109,20 @@ def test_what_root_writes_belongs_to_the_servers_user(tmp_path: Path) -> None:
         assert (status.st_uid, status.st_gid) == (NOBODY, NOBODY)
 
 
+@pytest.mark.root
+def test_a_root_that_may_give_nothing_away_still_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(fd: int, uid: int, gid: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    os.chown(tmp_path, NOBODY, NOBODY)
+    monkeypatch.setattr(os, "fchown", refused)
+    durable.replace(str(tmp_path / "state"), b"content")
+
+    assert (tmp_path / "state").read_bytes() == b"content"
+
+
 def test_a_lock_file_locks(tmp_path: Path) -> None:
     first, second = (durable.open_lock(str(tmp_path / "lock")) for _ in range(2))
     try:

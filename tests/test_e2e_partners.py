@@ -132,8 +132,12 @@ def test_a_partner_who_lost_everything_comes_back_with_the_kit_alone(
         with mounted(new, tmp_path / "mnt") as mount:
             (snapshot,) = (mount.path / "by-host" / "anna").glob("*/latest")
             assert content(snapshot / str(two.source(anna))[1:]) == expected
-        # It is a writer again, and need not be told twice.
-        new.ok("recover", "--recovery-kit", two.kit(anna), "--no-passphrase", "--host", "new")
+        # It is a writer again, and need not be told twice; the lost one was, and is sent away.
+        assert len(load_partners(berta.root)["anna"].writers) == 2
+        again = ("recover", "--recovery-kit", two.kit(anna), "--no-passphrase", "--host", "new")
+        new.ok(*again)
+        new.ok(*again, "--only-this-host")
+        assert len(load_partners(berta.root)["anna"].writers) == 1
         make_source(tmp_path / "anew", 3)
         new.ok("snapshot", tmp_path / "anew")
         lines = new.ok("snapshots", "--json").lines()
@@ -209,9 +213,38 @@ def test_the_owner_alone_deletes_and_anybody_takes_back(two: Two) -> None:
             lend_owner(store, ring)
             store.delete(Kind.DATA, name)
         # At the server too, at Anna's word; also while it runs.
-        berta.ok("partner", "undelete", "anna", "--here", "--root", berta.root)
+        berta.ok("serve", "undelete", "anna", "--all", "--root", berta.root)
         assert packs(berta, anna) == before
         anna.ok("check", "--read-data")
+
+
+def test_a_prune_moves_to_the_partners_trash_where_it_can_be_had_back(two: Two) -> None:
+    anna, berta = two.anna, two.berta
+    two.pair()
+    with berta.serving():
+        two.back_up(anna, berta)
+        make_source(two.base / "gone", 9)
+        anna.ok("snapshot", two.base / "gone")
+        before = packs(berta, anna)
+        anna.ok("key", "offline", "--recovery-kit", two.kit(anna))
+        sheet = ("--recovery-kit", two.kit(anna))
+        (newest,) = [
+            line["id"]
+            for line in anna.ok("snapshots", "--json").lines()
+            if line["type"] == "snapshot" and line["series"] == "gone"
+        ]
+        assert anna.run("forget", newest).code == 12
+        anna.ok("forget", newest, *sheet)
+        anna.ok("prune", "--grace", "0s", *sheet)
+        anna.ok("prune", "--grace", "0s", *sheet)
+        after = packs(berta, anna)
+        assert sum(map(len, after.values())) < sum(map(len, before.values())) - 1_000_000
+        anna.ok("check", "--read-data")
+        status = status_of(anna)
+        assert status["trash_used"] > 1_000_000
+        # The objects come back whole; that the index does not know them is a repair's.
+        assert anna.ok("partner", "undelete", "berta", "--json").lines()[0]["objects"] > 0
+        assert before.items() <= packs(berta, anna).items()
 
 
 def test_partners_see_what_they_hold_for_each_other(two: Two) -> None:
@@ -277,6 +310,22 @@ def status_of(partner: Partner) -> dict[str, Any]:
     (line,) = partner.ok("partner", "status", "berta", "--json").lines()
     status: dict[str, Any] = line["status"]
     return status
+
+
+def test_both_show_the_words_and_what_to_do_next(two: Two) -> None:
+    anna, berta = two.anna, two.berta
+    with anna.inviting() as code:
+        told = berta.ok(
+            *("pair", "accept", code, "--listen", berta.address, "--quota", "2T"),
+            *("--root", berta.root, "--name", "friend", "--as", "berta"),
+        ).out
+    assert f"six words:  {anna.paired['words']}\n" in told
+    assert "keeps 1.0 GiB for you" in told
+    assert f"coopfs serve --listen {berta.address} --root {berta.root}" in told
+    assert "coopfs init coop://friend" in told
+    # Used once, it is over: nobody waits there any more.
+    ran = berta.run("pair", "accept", code, "--dial", "--quota", "1G", "--root", berta.root)
+    assert (ran.code, "cannot be reached" in ran.err) == (1, True)
 
 
 def test_a_kit_is_written_at_pairing_for_an_archive_that_is_there(two: Two, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hosts import Host, everything_below
 from mounting import mounted, needs_fuse
 from sshservers import SshServer
+from terminal import Terminal
 
 from coopfs.store.sshchild import COMMAND_VARIABLE
 
@@ -67,3 +69,22 @@ def test_the_mount_reads_over_ssh(tmp_path: Path, server: SshServer, source: Pat
         assert shown.read_bytes() == (source / "deep/photo.raw").read_bytes()
         code, log = mount.stop()
     assert code == 0, log
+
+
+def test_a_key_with_a_passphrase_is_asked_for_at_a_terminal_only(
+    tmp_path: Path, server: SshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(tmp_path / "anna")
+    host.ok("init", server.address(tmp_path / "store"), "--no-passphrase", "--host", "anna")
+    key = server.base / "client_key"
+    change = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", key]
+    subprocess.run(change, check=True, capture_output=True)
+    asking = server.command.replace("ssh ", "ssh -o BatchMode=no ", 1)
+    terminal = Terminal(["snapshots"], {**host.environ, COMMAND_VARIABLE: asking})
+    terminal.expect("Enter passphrase for key")
+    terminal.type("open sesame\n")
+    assert terminal.finish() == 0
+    monkeypatch.setenv("SSH_ASKPASS", "/nonexistent")
+    ran = host.run("snapshots")
+    assert ran.code == 1
+    assert "does not let us in" in ran.err

@@ -108,6 +108,14 @@ def test_another_archives_admin_key_enrols_nobody(lost: Host, tmp_path: Path) ->
     assert everything_below(tmp_path / "store") == before
 
 
+def test_other_machines_are_sent_away_from_a_partners_store_only(
+    lost: Host, tmp_path: Path
+) -> None:
+    ran = lost.run("recover", *kit_of(tmp_path), "--no-passphrase", "--only-this-host")
+    assert (ran.code, "coop:// store" in ran.err) == (2, True)
+    assert not lost.base.exists()
+
+
 def test_a_store_that_is_not_there_is_said(lost: Host, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "store")
     ran = lost.run("recover", *kit_of(tmp_path), "--no-passphrase")

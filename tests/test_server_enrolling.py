@@ -52,6 +52,17 @@ def test_the_owner_lets_a_new_machine_in(tmp_path: Path, writer: Identity) -> No
     assert load_partner(tmp_path, "anna").writer_pins == {writer.pin, new.pin}
 
 
+def test_the_owner_sends_every_other_machine_away(tmp_path: Path, writer: Identity) -> None:
+    new = make_identity()
+    body = encoding.encode({0: WRITER, 1: ssl.PEM_cert_to_DER_cert(new.cert_pem), 2: True})
+    with pytest.raises(StoreDenied, match="owner alone"):
+        enrol(tmp_path, "anna", body, is_owner=False)
+    assert load_partner(tmp_path, "anna").writer_pins == {writer.pin}
+    for _ in range(2):
+        enrol(tmp_path, "anna", body, is_owner=True)
+        assert load_partner(tmp_path, "anna").writer_pins == {new.pin}
+
+
 def test_no_certificate_gets_a_second_right(tmp_path: Path, writer: Identity) -> None:
     other = make_identity()
     save_partner(tmp_path, PartnerSettings("berta", writers=(other.cert_pem,)))
@@ -81,6 +92,8 @@ def test_certificates_do_not_grow_without_bound(
         encoding.encode({0: 3, 1: b"x"}),
         encoding.encode({0: 1, 1: b"no certificate"}),
         encoding.encode({0: 1, 1: bytes(5000)}),
+        encoding.encode({0: 1, 1: b"x", 2: 1}),
+        encoding.encode({0: 2, 1: b"x", 2: True}),
     ],
 )
 def test_what_cannot_be_understood_is_refused(

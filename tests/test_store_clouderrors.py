@@ -61,6 +61,7 @@ def answered(status: int, code: str = "", message: str = "") -> str:
         (GenericError(answered(501)), StoreError),
         (GenericError(answered(400, "InvalidArgument")), StoreError),
         (GenericError("Generic S3 error: something new"), StoreError),
+        (GenericError('Encountered object with invalid path: Path "data//x"'), StoreError),
         (GenericError("GET http://169.254.169.254/latest/api/token: HTTP error"), StoreDenied),
     ],
 )
@@ -189,6 +190,29 @@ def make_certificates(folder: Path) -> None:
         "-extfile extensions -out server.pem",
     ):
         subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+
+
+def test_a_key_that_no_listing_can_show_is_named(
+    listening: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = (
+        b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>data//x</Key>"
+        b"<LastModified>2026-11-26T11:23:33.000Z</LastModified><ETag>e</ETag><Size>5</Size>"
+        b"</Contents></ListBucketResult>"
+    )
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(10_000)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    address = f"s3://bucket?endpoint=http://127.0.0.1:{listening(answer)}"
+    with (
+        CloudStore(address, is_new=True) as store,
+        pytest.raises(StoreError, match=r'"data//x".*remove it'),
+    ):
+        list(store.list(Kind.DATA))
 
 
 # --- a service that lies ---------------------------------------------------------------

@@ -210,6 +210,7 @@ def test_ranges_in_a_row_are_one_transfer(root: Path, plain: PyftpdlibServer) ->
             store.get(Kind.DATA, name, 2 * step + 7, step)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_of_one_connection_serves_many_threads(root: Path, tmp_path: Path) -> None:
     make_local(root)
     with (

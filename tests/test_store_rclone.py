@@ -121,6 +121,17 @@ def test_rclone_ends_with_a_client_that_is_killed(root: Path) -> None:
     wait_until(lambda: not servers_of(root), "rclone to end")
 
 
+def test_a_deep_folder_for_temporary_files_is_no_hindrance(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with create_store(f"rclone::local:{root}") as store:
+        assert store.get(Kind.DATA, put_new(store, b"found")) == b"found"
+
+
 def test_ctrl_c_is_ours_alone(store: Store, root: Path) -> None:
     name = put_new(store, b"x")
     (server,) = servers_of(root)

@@ -88,6 +88,20 @@ def test_a_call_that_takes_longer_than_the_budget_is_made_once(clock: Clock) -> 
     assert flaky.calls == 1
 
 
+def test_an_upload_that_was_getting_somewhere_is_made_again(clock: Clock) -> None:
+    """A pack takes longer than the budget on a slow line; a cut near its end is no outage."""
+    flaky = Flaky(3, clock, takes_s=900.0)
+    assert retrying("x", flaky, 300.0) == 4
+    assert all(pause <= retry.PAUSE_FIRST_S for pause in clock.pauses)
+
+
+def test_a_line_that_always_breaks_is_given_up_on(clock: Clock) -> None:
+    flaky = Flaky(10**6, clock, takes_s=900.0)
+    with pytest.raises(StoreUnavailable, match="given up on x"):
+        retrying("x", flaky, 300.0)
+    assert flaky.calls == retry.ANEW_MAX + 1
+
+
 @pytest.mark.parametrize("error", [StoreDenied("no"), ObjectNotFound("none"), ValueError("bug")])
 def test_what_does_not_pass_is_raised_at_once(clock: Clock, error: Exception) -> None:
     def call() -> None:

@@ -543,6 +543,7 @@ def test_a_folder_that_may_not_be_written_is_denied(
         monkeypatch.setenv(COMMAND_VARIABLE, server.command)
         with sftp_store(server.address(root)) as store:
             assert store.get(Kind.DATA, name) == b"x"
+            store.put(Kind.DATA, name, b"x")  # done already
             for call in (lambda: put_new(store, b"y"), lambda: store.delete(Kind.DATA, name)):
                 with pytest.raises(StoreDenied, match="rights"):
                     call()

@@ -151,12 +151,18 @@ class Index:
             found.sort(key=lambda place: self.block(place.block_no).pack_no in self._unusable)
         return tuple(found)
 
-    def _locations(self, chunk_id: bytes) -> list[ChunkLocation]:
+    def other_locations(self, chunk_id: bytes, block_no: int) -> list[ChunkLocation]:
+        """Return the locations of *chunk_id* outside of one block; quick where there are none."""
+        return self._locations(chunk_id, besides=block_no)
+
+    def _locations(self, chunk_id: bytes, besides: int = -1) -> list[ChunkLocation]:
         rows = self._state.connection.execute(
             "SELECT block_no FROM chunks WHERE prefix = ?", (chunk_id[:PREFIX_LEN],)
         ).fetchall()
         found = []
         for (block_no,) in rows:
+            if block_no == besides:
+                continue
             block = self.block(block_no)
             # The whole id is compared, so a colliding prefix is merely skipped.
             if chunk_id in block.chunk_ids:
@@ -210,6 +216,12 @@ class Index:
         for (chunks,) in rows:
             yield chunks[: len(chunks) // (ID_LEN + 4) * ID_LEN]
 
+    @property
+    def pack_count(self) -> int:
+        """How many packs the index knows."""
+        (count,) = self._state.connection.execute("SELECT count(*) FROM packs").fetchone()
+        return int(count)
+
     def packs(self) -> Iterator[PackInfo]:
         """Yield all packs, in the order in which they became known."""
         for row in self._state.connection.execute(f"{_SELECT_PACK} ORDER BY pack_no").fetchall():
@@ -254,6 +266,15 @@ class Index:
         """Return the index objects whose content is in the tables."""
         rows = self._state.connection.execute("SELECT object_id FROM index_objects")
         return {ObjectId(row[0]) for row in rows}
+
+    def replaced_objects(self) -> set[ObjectId]:
+        """Return the names that known index objects replace."""
+        rows = self._state.connection.execute("SELECT replaces FROM index_objects")
+        return {
+            ObjectId(replaces[start : start + ID_LEN])
+            for (replaces,) in rows.fetchall()
+            for start in range(0, len(replaces), ID_LEN)
+        }
 
     def add_object(self, object_id: ObjectId, content: IndexObject) -> None:
         """Take in one verified index object; its packs become visible at once, or not at all."""

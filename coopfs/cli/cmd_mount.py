@@ -29,9 +29,7 @@ def command(
     mount ends with "coopfs umount", or on SIGTERM or SIGINT.
     """
     import logging
-    import os
 
-    from coopfs.store.retry import MOUNT_TIMEOUT_S, TIMEOUT_VARIABLE
     from coopfs.view.background import Background, log_to_system, log_to_terminal
     from coopfs.view.mount import run_mount
     from coopfs.view.mountpoint import check_fuse, check_mountpoint
@@ -47,9 +45,7 @@ def command(
         if code is not None:
             return code
     log_to_terminal(logging.INFO if context.verbosity else logging.WARNING)
-    # Programs wait for the mount, and nobody sees what they wait for.
-    os.environ.setdefault(TIMEOUT_VARIABLE, str(MOUNT_TIMEOUT_S))
-    with context.open_archive(memory_len=options.block_memory_len) as archive:
+    with context.open_archive(memory_len=options.block_memory_len, may_be_away=True) as archive:
 
         def on_ready() -> None:
             if not foreground:

@@ -238,20 +238,14 @@ def set_(
     metavar="DATE",
     help='Only what was deleted since: 2026-11-23 or "2026-11-23 04:28" (default: all).',
 )
-@click.option("--here", is_flag=True, help="Restore what NAME deleted from its store here.")
-@_root_option
 @click.pass_obj
-def undelete(ctx: Context, name: str, since: str | None, here: bool, root: Path | None) -> None:
+def undelete(ctx: Context, name: str, since: str | None) -> None:
     """Have back what was deleted at the partner NAME's, while it is in the trash there."""
     from coopfs.cli.quantities import parse_since, show_size
     from coopfs.ops.partnership import undelete as undelete_there
-    from coopfs.ops.partnership import undelete_here
 
     since_ns = None if since is None else parse_since(since, "--since")
-    if here:
-        restored = undelete_here(_root(ctx, root), name, since_ns)
-    else:
-        restored = undelete_there(name, since_ns)
+    restored = undelete_there(name, since_ns)
     if ctx.json:
         ctx.emit_json({"type": "undeleted", "objects": restored.objects, "bytes": restored.size})
     ctx.echo(f"{restored.objects:,} objects, {show_size(restored.size)}, are back from the trash.")

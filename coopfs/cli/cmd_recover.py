@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     help="Where the partner's server is, if not as the kit says.",
 )
 @click.option("--pin", metavar="HEX", help="The pin of its certificate, with --server.")
+@click.option(
+    "--only-this-host",
+    is_flag=True,
+    help="The lost machine was stolen or hacked: the partner lets no other of yours in.",
+)
 @click.option("--host", help="This host's name in the archive (default: its host name).")
 @click.option("--no-passphrase", is_flag=True, help="Keep the keys unwrapped, and do not ask.")
 @click.pass_obj
@@ -40,6 +45,7 @@ def command(
     kit_files: tuple[Path, ...],
     server: str | None,
     pin: str | None,
+    only_this_host: bool,
     host: str | None,
     no_passphrase: bool,
 ) -> None:
@@ -66,6 +72,7 @@ def command(
         place=_place(kit, server, pin),
         archive_key=kit.archive_key,
         admin_key=kit.admin_key,
+        is_only_writer=only_this_host,
     )
     new_passphrase = no_passphrase_wanted if no_passphrase else ctx.passphrases.for_new_archive
     _show(ctx, recover(ctx.dirs, request, new_passphrase, ctx.passphrases))

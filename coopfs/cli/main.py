@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "prune": "Free what no snapshot needs any more.",
     "check": "Verify the archive, and name the files that damage hurts.",
     "audit": "Read random blocks: does the store still have the data?",
+    "repair": "Mend a lost or damaged index.",
     "stats": "Say how much is stored, and how much was saved.",
     "key": "Change, show or take away the keys on this machine.",
     "writer": "Let another host write to the archive.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from coopfs.ids import ID_LEN
@@ -67,6 +67,22 @@ class NeedTable:
             return None
         self._late[prefix] = _NEEDED
         return True
+
+    def need_all(self, chunk_ids: Iterable[bytes]) -> bytes | None:
+        """Do as :meth:`need` of many; return one that is nowhere, or None."""
+        all_prefixes, all_flags = self._prefixes, self._flags
+        for chunk_id in chunk_ids:
+            prefix = _from_bytes(chunk_id[:8])
+            part = prefix >> _SHIFT
+            prefixes = all_prefixes[part]
+            place = bisect_left(prefixes, prefix)
+            if place < len(prefixes) and prefixes[place] == prefix:
+                flags = all_flags[part]
+                if not flags[place]:
+                    flags[place] = _NEEDED
+            elif self.need(chunk_id) is None:
+                return chunk_id
+        return None
 
     def is_needed(self, chunk_id: bytes) -> bool:
         """Tell whether a snapshot needs the chunk."""

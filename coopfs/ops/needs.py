@@ -14,7 +14,7 @@ from coopfs.archive.select import folder_name
 from coopfs.archive.snapshots import Snapshot
 from coopfs.errors import ChunkMissing, DataError, ObjectNotFound, WrongKey
 from coopfs.format.keys import Role
-from coopfs.format.tree import Entry
+from coopfs.format.references import tree_references
 from coopfs.ids import SpanNodeId, TreeId, short_hex
 from coopfs.ops.need_table import NeedTable
 from coopfs.ops.progress import Progress
@@ -103,28 +103,22 @@ class Needs:
         return bool(new)
 
     def _walk(self, root: TreeId) -> None:
-        need, load = self._need, self._archive.load_tree_node
-        pending = [root]
+        archive, table = self._archive, self.table
+        pending: list[bytes] = [root]
         while pending:
-            tree_id = pending.pop()
-            if not need(tree_id):
+            tree_id = TreeId(pending.pop())
+            if not self._need(tree_id):
                 continue  # walked already, in this snapshot or another
-            node = load(tree_id)
+            found = tree_references(archive.load_tree_bytes(tree_id), f"tree {short_hex(tree_id)}")
             self.nodes += 1
             if not self.nodes & 255:
                 self._progress.update(files=self.nodes, bytes_=0)
-            for entry in node.entries:
-                if entry.tree is not None:
-                    pending.append(entry.tree)
-                elif entry.spans is not None:
-                    for span in entry.spans:
-                        if span.chunk_id is not None:
-                            need(span.chunk_id)
-                elif entry.span_root is not None:
-                    self._walk_spans(entry.span_root)
-                elif entry.unsupported:
-                    self._refuse_entry(entry)
-            pending.extend(child.tree_id for child in node.children)
+            missing = table.need_all(found.chunks)
+            if missing is not None:
+                self._need(missing)
+            for span_root in found.span_roots:
+                self._walk_spans(SpanNodeId(span_root))
+            pending += found.trees
 
     def _walk_spans(self, root: SpanNodeId) -> None:
         pending = [root]
@@ -147,10 +141,6 @@ class Needs:
                 "lost or withheld?)"
             )
         return is_new
-
-    @staticmethod
-    def _refuse_entry(entry: Entry) -> None:
-        raise DataError(f"{entry.name!r}: {entry.unsupported}")
 
 
 def _name(snapshot: Snapshot) -> str:

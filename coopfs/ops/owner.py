@@ -11,7 +11,7 @@ from coopfs.archive.keyring import KeyRing
 from coopfs.archive.kit import PartnerPlace
 from coopfs.dirs import Dirs
 from coopfs.errors import NotFound, WrongKey
-from coopfs.format.keys import owner_identity_seed
+from coopfs.format.keys import SigningKey, owner_identity_seed
 from coopfs.identity import Identity, make_identity
 from coopfs.store.base import Store
 from coopfs.store.coop import CoopStore, Right
@@ -60,6 +60,18 @@ def introduce_owner(store: Store, ring: KeyRing) -> None:
     if isinstance(store, CoopStore):
         certificate = ssl.PEM_cert_to_DER_cert(owner_of(ring).cert_pem)
         store.enrol(certificate, Right.OWNER)
+
+
+def act_as_owner(store: Store, admin: SigningKey) -> None:
+    """Let *store*, if it is a partner's, do everything as the owner from now on.
+
+    For what takes away: only the owner may delete, and it may go over the quota a little
+    where room must be made.
+    """
+    if isinstance(store, CoopStore):
+        identity = make_identity(owner_identity_seed(admin.seed))
+        store.lend_owner(lambda: identity)
+        store.act_as_owner()
 
 
 def lend_owner(store: Store, ring: KeyRing) -> None:

@@ -20,7 +20,6 @@ from coopfs.archive.settings import archive_names, load_settings
 from coopfs.dirs import TEMPORARY_PREFIX, Dirs, sync_folder
 from coopfs.errors import ConfigError, CoopfsError, NotFound, UsageError
 from coopfs.format.invitation import Endpoint, check_partner_name
-from coopfs.ops.held import undelete_held
 from coopfs.ops.pairing import writer_identity_of
 from coopfs.server.depot import Depot
 from coopfs.server.dialling import load_dial_place, remove_dial_place, save_dial_place
@@ -127,19 +126,6 @@ def undelete(name: str, since_ns: int | None) -> Undeleted:
     """Have what was deleted at the partner's back from its trash (errors as ask_status)."""
     with open_coop(f"coop://{name}") as store:
         return store.undelete(since_ns=since_ns)
-
-
-def undelete_here(root: Path, name: str, since_ns: int | None) -> Undeleted:
-    """Have what the partner deleted back from its trash here, at its word by telephone, say.
-
-    Raises:
-        NotFound: the partner keeps nothing here.
-        StoreError: the disk cannot be read or written.
-    """
-    _check_granted(root, name)
-    restored = undelete_held(root, load_partner(root, name), since_ns=since_ns)
-    hand_over(root, name)
-    return Undeleted(restored.objects, restored.restored)
 
 
 # --- changing -------------------------------------------------------------------

@@ -16,7 +16,7 @@ from coopfs.archive.archive import Archive
 from coopfs.archive.blocks import Block
 from coopfs.archive.index import BlockInfo, PackInfo
 from coopfs.archive.writer import ArchiveWriter
-from coopfs.errors import ChunkMissing, DataError, ObjectNotFound
+from coopfs.errors import DataError, ObjectNotFound
 from coopfs.format.keys import SigningKey
 from coopfs.ids import PackId, short_hex
 from coopfs.ops.need_table import NeedTable
@@ -116,7 +116,8 @@ class Copier:
             places = [
                 place
                 for place, chunk_id in enumerate(block.chunk_ids)
-                if self._needs.is_needed(chunk_id) and not self._is_elsewhere(chunk_id)
+                if self._needs.is_needed(chunk_id)
+                and not self._is_elsewhere(chunk_id, block.block_no)
             ]
             if places:
                 wanted.append((block, places))
@@ -172,14 +173,10 @@ class Copier:
 
     # --- elsewhere ------------------------------------------------------------------
 
-    def _is_elsewhere(self, chunk_id: bytes) -> bool:
-        """Tell whether the chunk is, verified, in a pack that stays."""
+    def _is_elsewhere(self, chunk_id: bytes, block_no: int) -> bool:
+        """Tell whether the chunk, found in a block that goes, is verified in a pack that stays."""
         index = self._archive.index
-        try:
-            locations = index.locate(chunk_id)
-        except ChunkMissing:
-            return False
-        for location in locations:
+        for location in index.other_locations(chunk_id, block_no):
             block = index.block(location.block_no)
             if block.pack_no in self.excluded or not index.is_usable(block.pack_no):
                 continue

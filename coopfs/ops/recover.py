@@ -29,8 +29,15 @@ from coopfs.ops.pairing import writer_identity_of
 from coopfs.ops.writers import JoinRequest, enrol_writer, join_archive, request_of
 from coopfs.store.accepting import pinned_line
 from coopfs.store.coop import CoopStore, Right, open_coop
+from coopfs.store.coopstatus import PartnerStatus
 from coopfs.store.open import open_store
-from coopfs.store.partners import PartnerAccess, load_access, partner_of_address, save_access
+from coopfs.store.partners import (
+    PartnerAccess,
+    identity_path,
+    load_access,
+    partner_of_address,
+    save_access,
+)
 from coopfs.store.retry import Patience
 
 LET_IN_S: Final = 30.0  # a server notices a changed setting within seconds
@@ -47,6 +54,7 @@ class RecoverRequest:
     place: PartnerPlace | None  # of a coop:// store, from the kit
     archive_key: bytes = field(repr=False)
     admin_key: bytes | None = field(repr=False)
+    is_only_writer: bool = False  # the partner lets no other machine of ours in any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +85,13 @@ def recover(
         ConfigError: something cannot be written.
     """
     partner = partner_of_address(request.store)
+    if request.is_only_writer and (partner is None or request.admin_key is None):
+        raise UsageError(
+            "--only-this-host sends other machines away from a partner's store, as its owner: it "
+            "takes a coop:// store and the sheet of the admin key"
+        )
     if partner is not None:
-        regain_access(dirs, partner, request.place, request.admin_key)
+        regain_access(dirs, partner, request)
     joined = join_archive(
         dirs,
         JoinRequest(request.name, request.store, request.host),
@@ -113,9 +126,7 @@ def recover(
         )
 
 
-def regain_access(
-    dirs: Dirs, partner: str, place: PartnerPlace | None, admin_key: bytes | None
-) -> None:
+def regain_access(dirs: Dirs, partner: str, request: RecoverRequest) -> None:
     """Have the partner let this machine in, by the admin key; nothing to do if it knows us.
 
     Raises:
@@ -123,11 +134,15 @@ def regain_access(
         StoreUnavailable, StoreIdentity, StoreDenied: it is not there, or refuses.
         ConfigError: something cannot be written.
     """
+    place, admin_key = request.place, request.admin_key
     try:
-        load_access(dirs, partner)
-        return
+        access = load_access(dirs, partner)
     except NotFound:
         pass
+    else:
+        if request.is_only_writer and admin_key is not None:  # the caller has seen to the key
+            _come_in(dirs, access, admin_key, is_only_writer=True)
+        return
     if place is None:
         raise UsageError(
             f"the recovery kit does not say where the partner {partner!r} is; give --server "
@@ -139,8 +154,6 @@ def regain_access(
             f"the partner {partner!r} lets a new machine in by the admin key alone: its sheet of "
             "the recovery kit is needed too"
         )
-    owner = make_identity(owner_identity_seed(admin_key))
-    writer = load_or_make_identity(dirs.config / writer_identity_of(partner))
     with pinned_line(place.endpoint, place.pin) as line:
         certificate = ssl.DER_cert_to_PEM_cert(line.getpeercert(binary_form=True) or b"")
     access = PartnerAccess(
@@ -151,12 +164,22 @@ def regain_access(
         path=place.path,
         identity=writer_identity_of(partner),
     )
-    with CoopStore(access, owner, Patience.from_environment()) as store:
-        store.enrol(ssl.PEM_cert_to_DER_cert(writer.cert_pem), Right.WRITER)
-        status = store.status()
+    status = _come_in(dirs, access, admin_key, is_only_writer=request.is_only_writer)
     access = replace(access, quota=status.quota, retention_days=status.retention_days)
     save_access(dirs, access)
     _wait_until_let_in(partner)
+
+
+def _come_in(
+    dirs: Dirs, access: PartnerAccess, admin_key: bytes, *, is_only_writer: bool
+) -> PartnerStatus:
+    """As the owner, have this machine's certificate let in; return what the partner says."""
+    owner = make_identity(owner_identity_seed(admin_key))
+    writer = load_or_make_identity(identity_path(dirs, access))
+    with CoopStore(access, owner, Patience.from_environment()) as store:
+        certificate = ssl.PEM_cert_to_DER_cert(writer.cert_pem)
+        store.enrol(certificate, Right.WRITER, is_only_writer=is_only_writer)
+        return store.status()
 
 
 def _wait_until_let_in(partner: str) -> None:

@@ -37,12 +37,14 @@ def enrol(root: Path, name: str, body: bytes, *, is_owner: bool) -> PartnerSetti
         UsageError: *body* cannot be understood.
         ConfigError: the settings cannot be read or written.
     """
-    right, pem = _parse(body)
+    right, pem, is_alone = _parse(body)
     pin = pin_of_pem(pem)
 
     def add(settings: PartnerSettings) -> PartnerSettings:
+        if is_alone and not is_owner:
+            raise StoreDenied("other machines are sent away by the archive's owner alone")
         if pin in (settings.writer_pins if right == WRITER else settings.admin_pins):
-            return settings
+            return replace(settings, writers=(pem,)) if is_alone else settings
         if not is_owner and (right == WRITER or settings.admins):
             raise StoreDenied(
                 "another certificate is let in by the archive's owner alone, and one is known "
@@ -56,22 +58,26 @@ def enrol(root: Path, name: str, body: bytes, *, is_owner: bool) -> PartnerSetti
                 f"{CERTIFICATES_MAX} certificates are let in already; have old ones removed"
             )
         if right == WRITER:
-            return replace(settings, writers=(*settings.writers, pem))
+            kept = () if is_alone else settings.writers
+            return replace(settings, writers=(*kept, pem))
         return replace(settings, admins=(*settings.admins, pem))
 
     return change_partner(root, name, add)
 
 
-def _parse(body: bytes) -> tuple[int, str]:
+def _parse(body: bytes) -> tuple[int, str, bool]:
     what = "the certificate to let in"
     try:
-        f = encoding.fields_of(encoding.decode(body, what), what, frozenset(range(2)))
+        f = encoding.fields_of(encoding.decode(body, what), what, frozenset(range(3)))
         right = encoding.u64(f, 0, what, OWNER)
         der = encoding.bin_(f, 1, what, limit=CERTIFICATE_LEN_MAX)
     except ObjectCorrupt as exc:
         raise UsageError(str(exc)) from exc
     if right not in (WRITER, OWNER):
         raise UsageError(f"{what}: expected the right 1 (writer) or 2 (owner)")
+    is_alone = f.get(2, False)
+    if type(is_alone) is not bool or (is_alone and right != WRITER):
+        raise UsageError(f"{what}: only a writer can be the only one")
     pem = ssl.DER_cert_to_PEM_cert(der)
     parse_certificate(pem, what)
-    return right, pem
+    return right, pem, is_alone

@@ -135,6 +135,11 @@ def _without_answer(exc: Exception, what: str) -> StoreError:
             f"{what}: what answers at the endpoint speaks another protocol; "
             f"is it https:// where http:// is expected, or the other way round?"
         )
+    if "Encountered object with invalid path" in text:
+        return StoreError(
+            f"{what}: somebody put an object there whose key stops every listing: "
+            f"{_shown(_head(exc))}; remove it with the service's own tools"
+        )
     if "HTTP error" in text:
         return StoreUnavailable(f"{what}: the connection failed")
     return StoreError(f"{what}: {_shown(_head(exc))}")

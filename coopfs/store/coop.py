@@ -8,6 +8,7 @@ identity, once it was lent.  coopfs-format(5), "Beyond REST".
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -60,6 +61,7 @@ class CoopStore(RestStore):
         """Come to the partner as *identity*; connects when first used."""
         self.partner = access
         self._patience = patience
+        self._owner_lock = threading.Lock()
         self._owner_pool: HttpPool | None = None
         self._load_owner: LoadOwner = lambda: None
         self._is_owner = False
@@ -86,15 +88,16 @@ class CoopStore(RestStore):
         self._is_owner = True
 
     def _owner(self) -> HttpPool:
-        if self._owner_pool is None:
-            identity = self._load_owner()
-            if identity is None:
-                raise StoreDenied(
-                    f"{self.address}: only the archive's owner may do this, by the admin key, "
-                    'which is not on this machine; bring it here with "coopfs key online"'
-                )
-            self._owner_pool = _pool(self.partner, identity, self._patience)
-        return self._owner_pool
+        with self._owner_lock:
+            if self._owner_pool is None:
+                identity = self._load_owner()
+                if identity is None:
+                    raise StoreDenied(
+                        f"{self.address}: only the archive's owner may do this, by the admin key, "
+                        'which is not on this machine; bring it here with "coopfs key online"'
+                    )
+                self._owner_pool = _pool(self.partner, identity, self._patience)
+            return self._owner_pool
 
     def _request(
         self,
@@ -216,16 +219,19 @@ class CoopStore(RestStore):
         self.act_as_owner()
         self._ask("retention", encoding.encode({"days": days}), "the retention")
 
-    def enrol(self, certificate_der: bytes, right: Right) -> None:
+    def enrol(self, certificate_der: bytes, right: Right, *, is_only_writer: bool = False) -> None:
         """Let another certificate in: a new machine's, or the owner's.
 
         The owner may enrol anybody; a writer only the first owner there is.  One that is
-        enrolled already is done.
+        enrolled already is done.  With *is_only_writer* every other writer is sent away.
 
         Raises:
             StoreDenied: we may not.
         """
-        body = encoding.encode({0: int(right), 1: certificate_der})
+        asked: dict[int, object] = {0: int(right), 1: certificate_der}
+        if is_only_writer:
+            asked[2] = True
+        body = encoding.encode(asked)
         self._ask("enrol", body, "the certificate")
 
     def _ask(self, what: str, body: bytes, label: str) -> bytes:

@@ -19,6 +19,7 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from coopfs.errors import ConfigError, UsageError
+from coopfs.store.shown import shown_address
 
 USERNAME_VARIABLE: Final = "COOPFS_FTP_USERNAME"
 PASSWORD_VARIABLE: Final = "COOPFS_FTP_PASSWORD"  # noqa: S105 - a variable's name
@@ -93,15 +94,12 @@ def parse_ftp_address(address: str) -> FtpAddress:
         raise UsageError(f'the path of the address has "." or ".." in it; {_FORM}')
     if path == "/~" or path.startswith("/~/"):
         path = path[3:].lstrip("/") or "."
-    shown = address
-    if userinfo and colon:
-        shown = address.replace(f"{userinfo}@", f"{userinfo.partition(':')[0]}:***@", 1)
     return FtpAddress(
         host,
         port,
         has_tls,
         path.rstrip("/") or "/",
-        shown,
+        shown_address(address),
         user or None,
         password if colon else None,
         **_options(query, has_tls=has_tls),

@@ -125,6 +125,21 @@ class FtpPool:
             self._give_back(line, is_good=is_good)
 
     def _borrow(self, path: str, position: int) -> FtpLine:
+        while True:
+            line = self._take(path, position)
+            if line is not None:
+                is_fresh = time.monotonic() - line.connection.used_at_s <= IDLE_MAX_S
+                return line if is_fresh else self._still_there(line)
+            try:
+                return self._connect()
+            except (StoreUnavailable, StoreDenied):
+                with self._lock:
+                    if not self._count:
+                        raise
+                    self._count_max = self._count  # the server may allow no more: wait for one
+
+    def _take(self, path: str, position: int) -> FtpLine | None:
+        """Return an idle line, waiting for it; None: a new one is to be made, and counted."""
         with self._lock:
             while True:
                 if self._is_closed:
@@ -133,16 +148,11 @@ class FtpPool:
                 if line is not None:
                     self._idle.remove(line)
                     self._lent.add(line)
-                    break
+                    return line
                 if self._count < self._count_max:
                     self._count += 1
-                    break
+                    return None
                 self._lock.wait()
-        if line is None:
-            return self._connect()
-        if time.monotonic() - line.connection.used_at_s > IDLE_MAX_S:
-            line = self._still_there(line)
-        return line
 
     def _choose(self, path: str, position: int) -> FtpLine | None:
         """Return the idle line that suits best; None: a new one, or wait.  Lock held."""
@@ -179,12 +189,10 @@ class FtpPool:
             self._lent.add(line)
         try:
             line.connection.open()
-        except BaseException as exc:
+        except BaseException:
             with self._lock:
                 self._lent.discard(line)
                 self._count -= 1
-                if isinstance(exc, StoreUnavailable | StoreDenied) and self._count:
-                    self._count_max = self._count  # the server may allow no more
                 self._lock.notify()
             raise
         return line

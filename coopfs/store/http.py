@@ -33,8 +33,8 @@ CONNECT_TIMEOUT_S: Final = 10.0
 # needs half of it.
 STALL_S: Final = 60.0
 # Bytes handed to the socket at once: a socket's timeout covers the whole of one call, and
-# this much must pass in STALL_S even when eight uploads share a slow line.
-SLICE_LEN: Final = 256 << 10
+# this much must pass in STALL_S even when eight uploads share a slow line (140 kbit/s).
+SLICE_LEN: Final = 128 << 10
 DRAIN_MAX: Final = 64 << 10  # bytes; more of an unwanted answer costs more than a new connection
 _OPTIONS: Final[list[tuple[int, int, int | bytes]]] = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),

@@ -30,6 +30,7 @@ from coopfs.store.retry import Patience
 from coopfs.store.shown import shown_address
 
 _START_TIMEOUT_S: Final = 30.0  # some remotes are asked for a token before rclone listens
+_FOLDER_LEN_MAX: Final = 80  # bytes; a socket's path may have 107
 _LOG_SHOWN: Final = 300  # characters of rclone's own words that a message repeats
 _LOG_READ: Final = 4096
 # Settings of the user's own servers; here they would lock us out.
@@ -174,7 +175,10 @@ class RcloneServer:
 
     def _make_folder(self) -> None:
         try:
-            self._folder = tempfile.mkdtemp(prefix="coopfs-rclone-")  # 0700
+            folder = tempfile.gettempdir()
+            if len(os.fsencode(folder)) > _FOLDER_LEN_MAX:
+                folder = "/tmp"  # noqa: S108 - mkdtemp makes a private one in it, 0700
+            self._folder = tempfile.mkdtemp(prefix="coopfs-rclone-", dir=folder)
         except OSError as exc:
             raise StoreError(f"{self._shown}: no folder for rclone's socket: {exc}") from exc
 

@@ -22,8 +22,11 @@ _SIZE_MAX: Final = 1 << 62
 _ENTRY_LEN_MAX: Final = 64 << 10  # characters; a real one has about 95
 
 _BLANK = re.compile(r"[ \t\r\n]*")
-# How every known server writes an entry, up to the order of its two members.
-_ENTRY = re.compile(r'\{"name":"([^"\\]*)","size":(\d{1,19})\}', re.ASCII)
+# How every known server writes an entry, and what follows it: in one step, as an archive
+# of 16 TB has a million of them.
+_ENTRY = re.compile(
+    r'\{"name": ?"([^"\\]{0,255})", ?"size": ?(\d{1,19})\}[ \n]*([,\]])[ \n]*', re.ASCII
+)
 
 
 def parse_listing(body: bytes, where: str) -> Iterator[ObjectInfo]:
@@ -45,24 +48,26 @@ def parse_listing(body: bytes, where: str) -> Iterator[ObjectInfo]:
     if text[position : position + 1] == "]":
         return _expect_end(text, position + 1, where)
     while True:
-        name, size, position = _entry(text, position, where)
+        if usual := _ENTRY.match(text, position):
+            name, digits, mark = usual.groups()
+            size, position = _size(int(digits), where), usual.end()
+        else:
+            name, size, position = _unusual_entry(text, position, where)
+            position = _skip(text, position)
+            mark = text[position : position + 1]
+            position = _skip(text, position + 1)
         object_id = parse_object_name(name)
         if object_id is not None:
             yield ObjectInfo(object_id, size)
-        position = _skip(text, position)
-        mark = text[position : position + 1]
-        position += 1
         if mark == "]":
             return _expect_end(text, position, where)
         if mark != ",":
             raise _malformed(where, "it ends in the middle")
-        position = _skip(text, position)
 
 
-def _entry(text: str, position: int, where: str) -> tuple[str, int, int]:
-    if usual := _ENTRY.match(text, position):
-        return usual[1], _size(int(usual[2]), where), usual.end()
-    # Something else JSON allows: a slice, or one hostile entry would take all memory.
+def _unusual_entry(text: str, position: int, where: str) -> tuple[str, int, int]:
+    """Return name, size and end of an entry that is written as JSON allows, but nobody does."""
+    # A slice, or one hostile entry would take all memory.
     piece = text[position : position + _ENTRY_LEN_MAX]
     try:
         found, length = json.JSONDecoder().raw_decode(piece)

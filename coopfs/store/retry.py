@@ -20,11 +20,15 @@ from coopfs.errors import StoreUnavailable, UsageError
 PAUSE_FIRST_S: Final = 0.2
 PAUSE_MAX_S: Final = 30.0
 PAUSE_GROWTH: Final = 2.0
+# A call that fails later than this was getting somewhere: stores give up on silence after a
+# minute.  Then the budget begins anew, or a pack on a slow line would never be sent again.
+PROGRESS_S: Final = 75.0
+ANEW_MAX: Final = 10  # times; a line that always breaks is reported in the end
 NOTICED_S: Final = 2.0  # whoever waits longer wants to know for what
 # Somebody waits for what is read; what is put at night may outlast a router's restart.
 READ_BUDGET_S: Final = 60.0
 WRITE_BUDGET_S: Final = 300.0
-MOUNT_TIMEOUT_S: Final = 20  # a sleeping disk wakes up within it
+BROWSE_TIMEOUT_S: Final = 20  # where what is known will do; a sleeping disk wakes up within it
 TIMEOUT_VARIABLE: Final = "COOPFS_STORE_TIMEOUT"  # seconds, for reading and writing alike
 
 _Result = TypeVar("_Result")
@@ -72,9 +76,9 @@ def retrying(
     """Return what *call* returns, calling it again while it raises StoreUnavailable.
 
     *label* says in the message what was tried.  No pause is begun that would end after
-    *budget_s* seconds, so a call that itself takes long is not made again for ever; once
-    *stopped* is set nothing is repeated and a pause ends at once.  *on_wait* is told the
-    error before each pause once they have become long enough to be noticed.
+    *budget_s* seconds of failing; once *stopped* is set nothing is repeated and a pause
+    ends at once.  *on_wait* is told the error before each pause once they have become long
+    enough to be noticed.
 
     Raises:
         StoreUnavailable: it still was when the budget was spent.
@@ -83,10 +87,15 @@ def retrying(
     begun = time.monotonic()
     pause_s = PAUSE_FIRST_S
     tries = 1
+    times_anew = 0
     while True:
+        called = time.monotonic()
         try:
             return call()
         except StoreUnavailable as exc:
+            if time.monotonic() - called > PROGRESS_S and times_anew < ANEW_MAX:
+                begun, pause_s = time.monotonic(), PAUSE_FIRST_S
+                times_anew += 1
             # Half of it is luck: clients cut off together do not come back together.
             wait_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - a pause, no secret
             spent_s = time.monotonic() - begun

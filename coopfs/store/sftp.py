@@ -38,7 +38,9 @@ class SftpFiles(RemoteFiles):
         self._connections_max = CONNECTIONS_MAX
         self._may_link = True
         self._is_closed = False
-        self._connecting = threading.Lock()
+        self._connecting = threading.Lock()  # guards the next two
+        self._attempts = 0
+        self._failure: CoopfsError | None = None  # of the last attempt
 
     @property
     def is_durable(self) -> bool:  # type: ignore[override]  # known once connected
@@ -137,17 +139,24 @@ class SftpFiles(RemoteFiles):
         return None
 
     def _connect(self) -> SftpSession:
-        # One at a time; those who waited for it may use it.
-        is_first = not self._sessions
-        if not is_first and not self._connecting.acquire(blocking=False):
+        with self._lock:
+            is_first = not self._sessions
+        attempts = self._attempts
+        if not self._connecting.acquire(blocking=is_first):
             return self._choose_any()
-        if is_first:
-            self._connecting.acquire()
         try:
             if (session := self._choose()) is not None:
                 return session
+            # One at a time: what those who waited would meet in turn, they have met.
+            if self._failure is not None and self._attempts != attempts:
+                raise type(self._failure)(*self._failure.args)
+            self._failure = None
             return self._connect_alone()
+        except CoopfsError as exc:
+            self._failure = exc
+            raise
         finally:
+            self._attempts += 1
             self._connecting.release()
 
     def _choose_any(self) -> SftpSession:
