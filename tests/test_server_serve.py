@@ -360,8 +360,26 @@ def test_slow_clients_keep_no_thread_from_others(root: Path) -> None:
         began = time.monotonic()
         server.put(b"in between")
         assert time.monotonic() - began < 10
-        for sock, body in socks:
-            sock.sendall(body[1000:])
+        # Nor when they drip so that each waits only for moments.
+        stop = threading.Event()
+
+        def drip() -> None:
+            sent = 1000
+            while not stop.is_set():
+                for sock, body in socks:
+                    sock.sendall(body[sent : sent + 10])
+                sent += 10
+            for sock, body in socks:
+                sock.sendall(body[sent:])
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        large = os.urandom(8 << 20)
+        began = time.monotonic()
+        server.put(large)
+        assert time.monotonic() - began < 10
+        stop.set()
+        dripping.join()
         for sock, _ in socks:
             assert statuses(sock.recv(4096)) == [200]
             sock.close()
