@@ -163,6 +163,22 @@ def test_a_partner_behind_nat_serves_by_dialling(two: Two, tmp_path: Path) -> No
         assert content(target) == expected
 
 
+def test_a_killed_server_is_dialled_again(two: Two) -> None:
+    anna, berta = two.anna, two.berta
+    two.pair("--dial")
+    with berta.serving(is_reachable=False):
+        with anna.serving() as process:
+            two.back_up(anna, berta)
+            process.kill()
+        # Her socket is still there, and nobody listens at it.
+        ran = anna.run("snapshot", two.source(anna), COOPFS_STORE_TIMEOUT="0")
+        assert (ran.code, "dials in to coopfs serve here" in ran.err) == (1, True)
+        with anna.serving():
+            (two.source(anna) / "afterwards").write_bytes(b"x" * 100_000)
+            anna.ok("snapshot", two.source(anna))
+            anna.ok("check", "--read-data")
+
+
 def test_a_partner_who_dials_is_paired_anew_by_whoever_lost_everything(
     two: Two, tmp_path: Path
 ) -> None:
