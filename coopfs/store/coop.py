@@ -57,6 +57,8 @@ class Undeleted:
 class CoopStore(RestStore):
     """See :class:`Store`; made by :func:`open_coop`."""
 
+    can_prove = True
+
     def __init__(self, access: PartnerAccess, identity: Identity, patience: Patience) -> None:
         """Come to the partner as *identity*; connects when first used."""
         self.partner = access
