@@ -274,12 +274,14 @@ def _clock_ahead_s(answer: Answer) -> float | None:
 def _pool(access: PartnerAccess, identity: Identity, patience: Patience) -> HttpPool:
     trust = certificate_trust(access.certificate, access.pin)
     identity.load_into(trust.context)
+    where = f"coop://{access.name}"
     if access.endpoint is not None:
         endpoint = Endpoint("https", access.endpoint.host, access.endpoint.port)
     else:
         endpoint = Endpoint("https", "localhost", 443, access.socket)
+        where += " (which dials in to coopfs serve here)"
     stall_s = min(STALL_S, patience.read_s) if patience.read_s else STALL_S
-    return HttpPool(endpoint, f"coop://{access.name}", trust=trust, stall_s=stall_s)
+    return HttpPool(endpoint, where, trust=trust, stall_s=stall_s)
 
 
 # --- for store/open.py ----------------------------------------------------------
