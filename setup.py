@@ -64,5 +64,8 @@ def render_man_page(source: Path) -> bytes:
 setup(
     distclass=WithManPages,
     cmdclass={"install_data": InstallManPages},
-    data_files=[("share/doc/coopfs", ["README.rst"])],
+    data_files=[
+        ("share/doc/coopfs", ["README.rst"]),
+        ("lib/systemd/system", ["systemd/coopfs-serve.service", "systemd/coopfs-serve.socket"]),
+    ],
 )

@@ -98,6 +98,12 @@ class StoreDenied(StoreError):
     errno = errno.EACCES
 
 
+class StoreIdentity(StoreError):
+    """Not the machine that was expected (host key, certificate).  Nothing was sent."""
+
+    errno = errno.EACCES
+
+
 class NotAStore(StoreError):
     """The address exists but holds something that is not a coopfs store."""
 

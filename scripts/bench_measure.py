@@ -34,7 +34,7 @@ class Measured:
 
     seconds: float
     cpu_s: float  # user and system, children included
-    peak_bytes: int  # resident, the process and its children added up
+    peak_bytes: int  # resident, the process and its children together
     stdout: bytes
 
 
@@ -91,30 +91,35 @@ def _drain(pipe: object) -> bytes:
 
 
 class _PeakWatch:
-    """Adds up the peak memory of a process and its descendants while they run.
+    """Watches what memory a process and its descendants take together while they run.
 
-    A look every 0.1 s at each one's own high-water mark, so that only children that
-    live shorter than that are missed.  (What the kernel says at the end is the largest
-    of them, not the sum.)  Memory they share is counted for each.
+    A look every 0.1 s at each one's proportional set (proc(5), smaps_rollup): of pages
+    that several of them map each is charged its part, so the sum is what the machine has
+    to give.  (What the kernel says at the end is the largest of them, not the sum.)
     """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._peaks: dict[int, int] = {}
+        self._peak = 0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
         while not self._done.wait(CHILD_POLL_S):
-            for pid in (self._pid, *descendants(self._pid)):
-                self._peaks[pid] = max(self._peaks.get(pid, 0), peak_of(pid))
+            pids = (self._pid, *descendants(self._pid))
+            self._peak = max(self._peak, sum(proportional_bytes(pid) for pid in pids))
 
     def stop(self) -> int:
-        """End the watch and return the sum of the peaks, in bytes."""
+        """End the watch and return the peak of the sum, in bytes."""
         self._done.set()
         self._thread.join()
-        return sum(self._peaks.values())
+        return self._peak
+
+
+def proportional_bytes(pid: int) -> int:
+    """Return the proportional set size of *pid* in bytes; 0 when it has ended."""
+    return _kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
 
 
 def descendants(pid: int) -> list[int]:
@@ -130,9 +135,13 @@ def descendants(pid: int) -> list[int]:
 
 def peak_of(pid: int) -> int:
     """Return the resident high-water mark of *pid* in bytes; 0 when it has ended."""
+    return _kilobytes(Path(f"/proc/{pid}/status"), "VmHWM:")
+
+
+def _kilobytes(path: Path, name: str) -> int:
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+        for line in path.read_text().splitlines():
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
     return 0
 

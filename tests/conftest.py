@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from seaweed import NoWeed, SeaweedCluster, seaweed_cluster
 
 from coopfs.format import wrapping
 
@@ -32,6 +33,17 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def cheap_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrap keys at a cost that suits tests; what is written otherwise takes 0.3 s a file."""
     monkeypatch.setattr(wrapping, "SCRYPT_WRITTEN", wrapping.ScryptParams(log_n=4))
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedCluster]:
+    """Yield a SeaweedFS cluster, shared by all tests: each takes a prefix of its own."""
+    try:
+        with seaweed_cluster(tmp_path_factory.mktemp("seaweed")) as cluster:
+            cluster.make_bucket("shared")
+            yield cluster
+    except NoWeed as exc:
+        pytest.skip(f"{exc}: OBJECT STORES ARE NOT TESTED")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,13 +6,26 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from archive_fixtures import Lab, lab, no_race, opened, take, write
+from archive_fixtures import (
+    Lab,
+    content_of,
+    entry_below,
+    lab,
+    no_race,
+    opened,
+    take,
+    write,
+)
+from checked import no_passphrase
 
-from coopfs.archive.archive import Archive
+from coopfs.archive.archive import KEPT_CONFIG, Archive
+from coopfs.archive.keyring import load_keyring
 from coopfs.archive.settings import load_settings
 from coopfs.archive.snapshots import Snapshot
 from coopfs.archive.state import FILE_NAME
@@ -36,6 +49,8 @@ from coopfs.format.records import (
 from coopfs.format.snapshot import SnapshotFacts, encode_snapshot
 from coopfs.ids import ObjectId, SnapshotId
 from coopfs.store.base import Kind
+from coopfs.store.faulty import FaultyStore
+from coopfs.store.open import open_store
 
 __all__ = ["lab", "no_race"]  # fixtures
 STRANGER = SigningKey(b"s" * 32)
@@ -119,6 +134,63 @@ def test_a_store_that_is_away_is_said_to_be(taken: Lab) -> None:
         with pytest.raises(StoreUnavailable):
             archive.refresh()
         assert len(archive.snapshots()) == 1  # as last seen
+
+
+@contextmanager
+def remote(lab: Lab, *, may_be_away: bool = False, is_away: bool = False) -> Iterator[Archive]:
+    """Open the archive as if its store were at a partner's."""
+    settings = load_settings(lab.host.dirs, None)
+    ring = load_keyring(lab.host.dirs, settings, no_passphrase)
+    store = FaultyStore(open_store(settings.store))
+    store.is_local = False
+    if is_away:
+        store.go_away()
+    with Archive.open(lab.host.dirs, settings, ring, store, may_be_away=may_be_away) as archive:
+        yield archive
+
+
+def test_what_was_seen_of_a_partners_archive_can_be_browsed_while_it_is_away(taken: Lab) -> None:
+    with pytest.raises(StoreUnavailable), remote(taken, may_be_away=True, is_away=True):
+        pass  # never opened before: there is nothing to show
+    with remote(taken) as archive:
+        archive.refresh()
+        root = archive.snapshots()[0].facts.root
+        assert archive.away == ""
+        archive.fetch_metadata()
+    with remote(taken, may_be_away=True, is_away=True) as archive:
+        assert archive.away
+        assert [entry.name for entry in archive.iter_entries(root)]
+        file = entry_below(archive, root, taken.source / "f")
+        assert file.size == 5000
+        with pytest.raises(StoreUnavailable):
+            content_of(archive, file)  # only names are kept in advance
+        with pytest.raises(StoreUnavailable):
+            archive.refresh()
+    with pytest.raises(StoreUnavailable), remote(taken, is_away=True):
+        pass  # whoever writes or verifies needs the partner
+
+
+def test_a_snapshot_keeps_its_own_names_here(taken: Lab) -> None:
+    write(taken.source / "sub" / "g", os.urandom(3000))
+    with remote(taken) as archive:
+        archive.refresh()
+        report = take(archive, taken.source)
+    with remote(taken, may_be_away=True, is_away=True) as archive:
+        assert entry_below(archive, report.facts.root, taken.source / "sub" / "g").size == 3000
+
+
+def test_a_config_kept_here_that_was_altered_is_refused(taken: Lab) -> None:
+    with remote(taken) as archive:
+        kept = archive.state_folder / KEPT_CONFIG
+    data = bytearray(kept.read_bytes())
+    data[-1] ^= 1
+    kept.write_bytes(data)
+    with pytest.raises((WrongKey, DataError)), remote(taken, may_be_away=True, is_away=True):
+        pass
+    with remote(taken):  # and the store's own takes its place
+        pass
+    with remote(taken, may_be_away=True, is_away=True):
+        pass
 
 
 def test_what_is_known_is_not_read_again(taken: Lab) -> None:

@@ -6,9 +6,19 @@ from pathlib import Path
 import pytest
 import segno
 
-from coopfs.archive.kit import KitKeys, RecoveryKit, parse_kit, qr_rows, read_kit_file, render_kit
+from coopfs.archive.kit import (
+    KitKeys,
+    PartnerPlace,
+    RecoveryKit,
+    parse_kit,
+    parse_place,
+    qr_rows,
+    read_kit_file,
+    render_kit,
+)
 from coopfs.archive.words import key_words
 from coopfs.errors import ConfigError, UsageError
+from coopfs.format.invitation import Endpoint
 from coopfs.ids import ArchiveId
 
 KIT = RecoveryKit(
@@ -23,18 +33,44 @@ KIT = RecoveryKit(
 
 
 def test_a_kit_is_read_back() -> None:
-    assert parse_kit(render_kit(KIT)) == KitKeys(KIT.archive_key, KIT.admin_key, None)
+    assert parse_kit(render_kit(KIT)) == KitKeys(KIT.archive_key, KIT.admin_key, None, KIT.store)
+
+
+@pytest.mark.parametrize("host", ["backup.example.org", "2001:db8::7", "192.0.2.7"])
+def test_a_kit_of_a_partners_store_says_where_it_is(host: str) -> None:
+    place = PartnerPlace(Endpoint(host, 8765), "anna", "5e" * 32)
+    kit = replace(KIT, store="coop://berta", partner=place)
+    for sheet in render_kit(kit).split("\f"):
+        keys = parse_kit(sheet)
+        assert (keys.store, keys.partner) == ("coop://berta", place)
+        assert max(map(len, sheet.splitlines())) <= 85
+
+
+@pytest.mark.parametrize(
+    ("server", "pin"),
+    [
+        ("https://a:1/b", "5e" * 32),
+        ("coop://a/b", "5e" * 32),
+        ("coop://a:1", "5e" * 32),
+        ("coop://a:1/b/c", "5e" * 32),
+        ("coop://a:1/b", "5e" * 31),
+    ],
+)
+def test_what_does_not_say_where_a_partner_is_is_refused(server: str, pin: str) -> None:
+    with pytest.raises(UsageError):
+        parse_place(server, pin)
 
 
 def test_each_sheet_is_read_back_alone() -> None:
     first, second = render_kit(KIT).split("\f")
-    assert parse_kit(first) == KitKeys(KIT.archive_key, None, None)
-    assert parse_kit(second) == KitKeys(None, KIT.admin_key, None)
+    assert parse_kit(first) == KitKeys(KIT.archive_key, None, None, KIT.store)
+    assert parse_kit(second) == KitKeys(None, KIT.admin_key, None, KIT.store)
 
 
 def test_a_kit_survives_mail_and_editors() -> None:
     text = render_kit(KIT).replace("\n", "\r\n").replace("  ", "\t").upper()
-    assert parse_kit("> see below\n\n" + text) == KitKeys(KIT.archive_key, KIT.admin_key, None)
+    keys = parse_kit("> see below\n\n" + text)
+    assert (keys.archive_key, keys.admin_key) == (KIT.archive_key, KIT.admin_key)
 
 
 def test_loose_words_do_not_say_whose_they_are() -> None:
@@ -61,7 +97,7 @@ def _words_of(sheet: str) -> list[str]:
 def test_a_kit_without_the_admin_key_is_one_sheet() -> None:
     text = render_kit(replace(KIT, admin_key=None))
     assert "sheet 1 of 1" in text
-    assert parse_kit(text) == KitKeys(KIT.archive_key, None, None)
+    assert parse_kit(text) == KitKeys(KIT.archive_key, None, None, KIT.store)
 
 
 def test_a_kit_fits_on_a_screen_and_a_page() -> None:

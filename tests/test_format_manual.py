@@ -21,6 +21,7 @@ from coopfs.format import (
     index,
     nodes,
     pack,
+    receipt,
     sealing,
     snapshot,
     tree,
@@ -75,6 +76,7 @@ LIMITS = {
     "nesting under unknown keys": encoding.MAX_DEPTH,
     "first critical key": encoding.CRITICAL_KEY,
     "problems in a snapshot": snapshot.PROBLEMS_MAX,
+    "receipt, bytes": receipt.RECEIPT_LEN_MAX,
 }
 CHOICES = {
     "pack closed at, bytes": pack.PACK_TARGET,
@@ -121,7 +123,7 @@ def test_contexts_are_those_of_the_vectors(page: rst.document) -> None:
     roles = {"coopfs 1 data", "coopfs 1 meta", "coopfs 1 index", "coopfs 1 snapshot"}
     assert named == roles | set(vector("keys.json")["derived"])
     signed = " ".join(row[1] for row in table(page, "Keys", 2))
-    for context in (SIGN_PACK, SIGN_BODY):
+    for context in (SIGN_PACK, SIGN_BODY, receipt.SIGN_RECEIPT):
         assert f"{context[:-1].decode()} ‖ 00 ‖" in signed
 
 
@@ -140,6 +142,7 @@ def keys_of(rows: list[list[str]]) -> set[int]:
         ("Tree", 1, set(tree._KNOWN) | {64}),
         ("Snapshot", 0, set(snapshot._KNOWN)),
         ("Records", 0, set(range(8))),
+        ("Receipt", 0, set(receipt._KNOWN)),
     ],
 )
 def test_every_field_is_in_its_table(
@@ -157,6 +160,7 @@ def test_every_field_is_in_its_table(
         ("Snapshot", 0, encode_snapshot(s.SNAPSHOT)),
         ("Snapshot", 0, encode_snapshot(s.PARTIAL)),
         ("Records", 0, encode_amendment(s.AMENDMENT)),
+        ("Receipt", 0, receipt.sign_receipt(s.RECEIPT, s.WRITER)[:-64]),
     ],
 )
 def test_fields_have_the_types_their_tables_say(

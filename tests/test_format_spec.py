@@ -147,6 +147,22 @@ def test_keys_follow_from_the_archive_key() -> None:
     assert vector["writer_id"] == blake3(public).hexdigest()[:32]
 
 
+def test_the_owners_identity_follows_from_the_admin_key() -> None:
+    vector = table("keys.json")
+
+    admin_key = bytes.fromhex(vector["admin_key"])
+    seed = blake3(admin_key, derive_key_context="coopfs 1 owner identity").hexdigest()
+    assert vector["owner_identity_seed"] == seed
+    certificate = bytes.fromhex(vector["owner_identity_certificate"])
+    assert vector["owner_identity_pin"] == hashlib.sha256(certificate).hexdigest()
+    key = ECC.construct(curve="Ed25519", seed=bytes.fromhex(seed))
+    public_key = key.public_key().export_key(format="raw")
+    assert public_key in certificate
+    # TBSCertificate, then an AlgorithmIdentifier of 7 bytes, then a bit string of 67.
+    signed, signature = certificate[4:-74], certificate[-64:]
+    check_signature(bytes.fromhex(seed), signed, signature)
+
+
 # --- the chunker ---------------------------------------------------------------
 
 GEAR = [int.from_bytes(hashlib.md5(bytes([i]) * 64).digest()[:8], "big") for i in range(256)]  # noqa: S324  # the table's origin
@@ -199,3 +215,22 @@ def test_chunker_cuts_where_the_page_says(case: dict[str, Any]) -> None:
     lengths = cut(data, case["min"], case["avg"], case["max"], case["seed"])
 
     assert lengths == case["chunks"]
+
+
+def test_a_receipt_and_answers_of_a_server() -> None:
+    server = table("server.json")
+    receipt = bytes.fromhex(server["receipt"])
+    body, signature = receipt[:-64], receipt[-64:]
+    check_signature(b"w" * 32, b"coopfs 1 sign receipt\0" + body, signature)
+    kind, name, size, time_ns = (
+        msgpack.unpackb(body, strict_map_key=False)[key] for key in range(4)
+    )
+    assert (kind, len(name), size, time_ns) == ("data", 32, 16 << 20, 1_795_408_111_123_456_789)
+
+    pack = (VECTORS / "pack-data.bin").read_bytes()
+    pack_id = hashlib.sha256(pack).digest()
+    for number, question in zip((0, 1, 2**40), server["questions"], strict=True):
+        asked = blake3(pack_id + struct.pack(">Q", number), key=derive("audit")).digest()
+        assert asked.hex() == question
+    for question, answer in zip(server["questions"], server["answers"], strict=False):
+        assert blake3(pack, key=bytes.fromhex(question)).hexdigest() == answer

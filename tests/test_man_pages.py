@@ -19,6 +19,7 @@ from coopfs.archive import settings
 from coopfs.cli.main import cli
 from coopfs.dirs import Dirs
 from coopfs.ids import ArchiveId
+from coopfs.store import cloudaddress
 from coopfs.view import options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,6 +96,12 @@ def test_every_mount_option_is_in_its_page() -> None:
     assert parsed.shadow and parsed.nonempty and "allow_other" in parsed.kernel
 
 
+def test_every_option_of_a_bucket_is_in_its_page() -> None:
+    text = (ROOT / "man/coopfs-cloud.7.rst").read_text()
+    described = re.findall(r"^([a-z-]+)=\S+$", text, re.M)
+    assert sorted(described) == sorted(cloudaddress.OPTIONS)
+
+
 def test_every_setting_is_in_its_page(tmp_path: Path) -> None:
     changed = settings.ArchiveSettings(
         name="home",
@@ -121,7 +128,9 @@ def test_page_names_no_option_that_is_not_there(page: Path) -> None:
         for parameter in command.params
         for spelling in [*parameter.opts, *parameter.secondary_opts]
     }
-    assert named - known - {"--append-only"} == set()
+    rest_server = {"--append-only", "--path", "--private-repos", "--tls"}
+    restic = {"--tls-client-cert", "--cacert"}
+    assert named - known - rest_server - restic == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -140,5 +149,7 @@ def test_wheel_brings_the_command_and_every_page(tmp_path: Path) -> None:
         names = archive.namelist()
         (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
         assert b"coopfs = coopfs.cli.main:main" in archive.read(entry_points)
+    units = {name.rpartition("/")[2] for name in names if "/lib/systemd/system/" in name}
+    assert units == {"coopfs-serve.service", "coopfs-serve.socket"}
     pages = {Path(name).name for name in names if "/share/man/man" in name}
     assert pages == {page.stem for page in PAGES}

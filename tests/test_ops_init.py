@@ -140,7 +140,7 @@ def test_a_passphrase_wraps_both_key_files(host: Host, request_: InitRequest) ->
         {"name": "../x"},
         {"name": ""},
         {"store": ""},
-        {"store": "sftp://host/path"},
+        {"store": "gopher://host/path"},
     ],
 )
 def test_a_bad_request_changes_nothing(

@@ -23,6 +23,7 @@ from store_suite import (
     start_writer,
 )
 
+from coopfs.durable import TEMPORARY_AGE_MAX_S
 from coopfs.errors import (
     CoopfsError,
     NotAStore,
@@ -34,10 +35,9 @@ from coopfs.errors import (
     StoreUnavailable,
     UsageError,
 )
+from coopfs.oserrors import store_error
 from coopfs.store.base import CONFIG_LEN_MAX, GET_LEN_MAX, KINDS, Kind
-from coopfs.store.durable import TEMPORARY_AGE_MAX_S
 from coopfs.store.local import OPEN_FILES_MAX, LocalStore
-from coopfs.store.oserrors import store_error
 
 
 class TestLocalStore(StoreSuite):

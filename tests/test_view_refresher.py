@@ -30,6 +30,12 @@ class Shelf:
         self.third_time = threading.Event()
         self.warnings: list[str] = []
         self.store = SimpleNamespace(is_local=is_local)
+        self.away = ""
+        self.index = SimpleNamespace(pack_count=1)
+        self.fetched = 0
+
+    def fetch_metadata(self) -> None:
+        self.fetched += 1
 
     def refresh(self) -> None:
         self.refreshed += 1
@@ -99,6 +105,28 @@ async def test_without_anybody_looking_it_looks_every_so_often() -> None:
         nursery.start_soon(refresher.run)
         assert await trio.to_thread.run_sync(shelf.third_time.wait, 60)
         nursery.cancel_scope.cancel()
+
+
+async def test_names_are_fetched_in_advance_once_for_what_is_new() -> None:
+    shelf = Shelf(snapshot(1), is_local=False)
+    refresher, _ = refresher_of(shelf)
+    for _ in range(2):
+        await refresher.fetch_metadata()
+    assert shelf.fetched == 1
+    shelf.index.pack_count = 2
+    await refresher.fetch_metadata()
+    assert shelf.fetched == 2
+
+
+async def test_an_archive_opened_while_its_partner_is_away_says_so_until_it_answers() -> None:
+    shelf = Shelf(snapshot(1), is_local=False)
+    shelf.away = "no route"
+    refresher, _ = refresher_of(shelf)
+    assert refresher.failure == "no route"
+    await refresher.fetch_metadata()
+    assert shelf.fetched == 0
+    await refresher.look()
+    assert refresher.failure == ""
 
 
 async def test_those_who_look_at_once_share_one_look() -> None:

@@ -10,6 +10,8 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -22,8 +24,16 @@ from coopfs.archive.settings import ArchiveSettings
 from coopfs.archive.sightings import boottime_s
 from coopfs.archive.snapshots import Snapshot, SnapshotObjects
 from coopfs.archive.state import State
-from coopfs.dirs import Dirs
-from coopfs.errors import DataError, NotAStore, ObjectNotFound, SignatureInvalid, WrongKey
+from coopfs.dirs import Dirs, write_private
+from coopfs.errors import (
+    ConfigError,
+    DataError,
+    NotAStore,
+    ObjectNotFound,
+    SignatureInvalid,
+    StoreUnavailable,
+    WrongKey,
+)
 from coopfs.format.body import check_name, open_body, verify_body
 from coopfs.format.config import ArchiveConfig, decode_config
 from coopfs.format.index import IndexObject, decode_index
@@ -41,6 +51,7 @@ from coopfs.format.tree import Entry, Span
 from coopfs.ids import ObjectId, SpanNodeId, TreeId, short_hex
 from coopfs.store.base import Kind, Store
 
+KEPT_CONFIG: Final = "config"  # in the state folder: as the store last showed it
 LISTINGS_MAX: Final = 5  # of index/ in one refresh, while objects vanish between list and get
 NODES_KEPT: Final = 512  # decoded tree nodes in memory; a folder's entries are one or more
 
@@ -76,6 +87,7 @@ class Archive:
         self.blocks = BlockReader(self.index, self.keys, store, cache, memory_len)
         self.objects = SnapshotObjects(self.state, self.heads, self.keys, config, store)
         self.warnings: list[str] = []
+        self.away = ""  # why the store could not be reached when the archive was opened
         self.index_read_s = -math.inf  # CLOCK_BOOTTIME at the start of the last refresh
         self.unusable_index: list[str] = []  # of the warnings those about index objects
         self._nodes: OrderedDict[bytes, TreeNode] = OrderedDict()
@@ -89,10 +101,14 @@ class Archive:
         ring: KeyRing,
         store: Store,
         memory_len: int = MEMORY_LEN,
+        *,
+        may_be_away: bool = False,
     ) -> Archive:
         """Open the archive that *settings* and *ring* describe, in *store*.
 
-        *memory_len* bounds the decoded blocks kept in memory, in bytes.
+        *memory_len* bounds the decoded blocks kept in memory, in bytes.  With
+        *may_be_away* a store that cannot be reached is no error where the archive was
+        opened before on this machine: what is known of it can be looked at.
 
         Raises:
             NotAStore: there is no archive in the store.
@@ -100,19 +116,42 @@ class Archive:
             FormatUnsupported: written by a newer coopfs.
             StoreUnavailable: the store cannot be reached.
         """
+        away = ""
+        kept = dirs.archive_state(settings.archive_id) / KEPT_CONFIG
         try:
             data = store.get_config()
         except ObjectNotFound as exc:
             raise NotAStore(
                 f"{store.address}: holds no archive (no config); is the address right?"
             ) from exc
+        except StoreUnavailable as exc:
+            try:
+                if not may_be_away:
+                    raise
+                data, away = kept.read_bytes(), str(exc)
+            except OSError:
+                raise exc from None
         config = decode_config(ring.keys, data, store.address)
         if config.archive_id != settings.archive_id:
             raise WrongKey(
                 f"{store.address}: holds archive {short_hex(config.archive_id)}, "
                 f"not {short_hex(settings.archive_id)} as configured for {settings.name!r}"
             )
-        return cls(dirs, settings, ring, store, config, memory_len)
+        archive = cls(dirs, settings, ring, store, config, memory_len)
+        archive.away = away
+        if not away and not store.is_local:
+            archive._keep_config(kept, data)
+        return archive
+
+    def _keep_config(self, path: Path, data: bytes) -> None:
+        """Keep the config for the day when the store is away; it is verified when read."""
+        try:
+            if path.read_bytes() == data:
+                return
+        except OSError:
+            pass
+        with suppress(ConfigError):  # a full disk here must not keep anyone from reading there
+            write_private(path, data, replace=True)
 
     def close(self) -> None:
         """Close the store and the local state."""
@@ -208,6 +247,16 @@ class Archive:
             )
         verify_body(opened, self.config.archive_id, writer.public_key)
         return content
+
+    def fetch_metadata(self) -> None:
+        """Copy what is not here yet of trees to the disk cache, so that names never wait.
+
+        Raises:
+            StoreUnavailable: the partner cannot be reached; what was copied stays.
+        """
+        for pack in self.index.packs():
+            if pack.is_meta and self.index.is_usable(pack.pack_no):
+                self.blocks.fetch_ahead(self.index.blocks_of(pack.pack_no), pack)
 
     def snapshots(self) -> list[Snapshot]:
         """Return the snapshots as last refreshed, oldest first."""

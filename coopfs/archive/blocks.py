@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,8 +20,9 @@ from coopfs.archive.index import BlockInfo, Index, PackInfo
 from coopfs.errors import ChunkCorrupt, CoopfsError, DataError, ObjectNotFound
 from coopfs.format.codec import Codec, decompress
 from coopfs.format.keys import ArchiveKeys
+from coopfs.format.pack import Directory
 from coopfs.format.sealing import TAG_LEN, Opener, Section
-from coopfs.ids import short_hex
+from coopfs.ids import PackId, short_hex
 from coopfs.store.base import Kind, Store
 
 MEMORY_LEN: Final = 64 << 20  # bytes of decoded blocks kept by default
@@ -165,6 +167,34 @@ class BlockReader:
             pieces, _ = self._fetch(run, pack)
             for info, sealed in zip(run, pieces, strict=True):
                 yield info, pack, sealed
+
+    def fetch_ahead(self, infos: Sequence[BlockInfo], pack: PackInfo) -> None:
+        """Copy blocks of one pack that are not there yet to the disk cache, still sealed.
+
+        Does nothing for a local store.  What is damaged is left for whoever reads it.
+
+        Raises:
+            StoreUnavailable: the partner cannot be reached.
+        """
+        cache = self._cache
+        if cache is None:
+            return
+        absent = [
+            info.block_no
+            for info in infos
+            if not cache.has(pack.pack_id, info.ordinal, is_meta=pack.is_meta)
+        ]
+        for run in self._runs(absent):
+            with suppress(ObjectNotFound, DataError):
+                for info, sealed in zip(run, self._fetch(run, pack)[0], strict=True):
+                    cache.put(pack.pack_id, info.ordinal, bytes(sealed), is_meta=pack.is_meta)
+
+    def keep_pack(self, pack_id: PackId, directory: Directory, data: memoryview) -> None:
+        """Keep the blocks of a pack of metadata that was just made, in the disk cache."""
+        if self._cache is not None:
+            for ordinal, block in enumerate(directory.blocks):
+                sealed = data[block.offset : block.offset + block.sealed_len]
+                self._cache.put(pack_id, ordinal, bytes(sealed), is_meta=True)
 
     def forget_memory(self) -> None:
         """Drop all decoded blocks."""

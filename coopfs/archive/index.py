@@ -217,6 +217,12 @@ class Index:
         for (chunks,) in rows:
             yield chunks[: len(chunks) // (ID_LEN + 4) * ID_LEN]
 
+    @property
+    def pack_count(self) -> int:
+        """How many packs the index knows."""
+        (count,) = self._state.connection.execute("SELECT count(*) FROM packs").fetchone()
+        return int(count)
+
     def packs(self) -> Iterator[PackInfo]:
         """Yield all packs, in the order in which they became known."""
         for row in self._state.connection.execute(f"{_SELECT_PACK} ORDER BY pack_no").fetchall():

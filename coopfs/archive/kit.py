@@ -16,12 +16,19 @@ from typing import Final
 
 from coopfs.archive.words import key_words, parse_words
 from coopfs.errors import ConfigError, UsageError
+from coopfs.format.invitation import Endpoint, check_partner_name, parse_endpoint
+from coopfs.identity import parse_pin
 from coopfs.ids import ArchiveId
 
 KIT_LEN_MAX: Final = 256 << 10  # bytes; a real one has about 8 KiB
 QR_BORDER: Final = 4  # modules of quiet zone, ISO/IEC 18004
 _TITLES: Final = {"archive": "ARCHIVE KEY", "admin": "ADMIN KEY"}
 _TITLE = re.compile(r"coopfs recovery kit: *(ARCHIVE|ADMIN) KEY\b", re.IGNORECASE)
+_PLACE = re.compile(r"coop://([^/]+)/([^/]+)", re.IGNORECASE)
+_STORE_ROW = re.compile(r"^[> \t]*store[ \t]+(\S.*?)\s*$", re.IGNORECASE | re.MULTILINE)
+_SERVER_ROW = re.compile(
+    r"^[> \t]*server[ \t]+(coop://\S+)\s+pin[ \t]+([0-9a-f]{64})\s*$", re.IGNORECASE | re.MULTILINE
+)
 _NUMBERED = re.compile(r"(\d{1,2})[.:)]?\s+([^\W\d_]+)")
 _WORD_ROW = re.compile(r"(?:\s*\d{1,2}[.:)]?\s+[^\W\d_]+)+\s*")
 
@@ -34,7 +41,8 @@ To read the archive on another machine, with coopfs installed there:
 
     coopfs writer request {store}
 
-It asks for the words; then `coopfs snapshots`, `restore` and `mount` work.
+It asks for the words; then `coopfs snapshots`, `restore` and `mount` work. With both
+sheets at hand a machine takes the place of the lost one by `coopfs recover`.
 """
 _ADMIN_TEXT: Final = """\
 This key signs what decides about the archive: which hosts may write to it, and
@@ -44,6 +52,18 @@ To use it on a machine that already has the archive:
 
     coopfs key online
 """
+
+
+@dataclass(frozen=True, slots=True)
+class PartnerPlace:
+    """How a partner's server is found and recognised by who has nothing else."""
+
+    endpoint: Endpoint
+    path: str  # the name under which it knows us
+    pin: str  # of its certificate, 64 hex digits
+
+    def __str__(self) -> str:
+        return f"coop://{self.endpoint}/{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +77,7 @@ class RecoveryKit:
     created_ns: int  # of the archive
     archive_key: bytes = field(repr=False)
     admin_key: bytes | None = field(repr=False)  # None: not on the machine that printed it
+    partner: PartnerPlace | None = None  # of a coop:// store whose partner can be reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +87,8 @@ class KitKeys:
     archive_key: bytes | None = field(repr=False)
     admin_key: bytes | None = field(repr=False)
     loose_key: bytes | None = field(repr=False)  # 24 words that do not say whose they are
+    store: str | None = None  # address
+    partner: PartnerPlace | None = None
 
 
 def render_kit(kit: RecoveryKit, *, ansi: bool = False) -> str:
@@ -92,6 +115,7 @@ def _render_sheet(kit: RecoveryKit, sheet: str, place: str, ansi: bool) -> str:
             "=" * len(head),
             f"archive  {kit.name}, {kit.archive_id.hex()}",
             f"store    {kit.store}",
+            *_place_rows(kit.partner),
             f"made     {made} (UTC), on {kit.host}",
             "",
             *_word_rows(words),
@@ -100,6 +124,24 @@ def _render_sheet(kit: RecoveryKit, sheet: str, place: str, ansi: bool) -> str:
             "",
             body.format(store=kit.store),
         )
+    )
+
+
+def _place_rows(place: PartnerPlace | None) -> Iterator[str]:
+    if place is not None:
+        yield f"server   {place}"
+        yield f"pin      {place.pin}"
+
+
+def parse_place(server: str, pin: str) -> PartnerPlace:
+    """Read ``coop://HOST:PORT/PATH`` and the pin (UsageError)."""
+    match = _PLACE.fullmatch(server)
+    if not match:
+        raise UsageError(f"{server!r}: expected coop://HOST:PORT/NAME, as on the recovery kit")
+    return PartnerPlace(
+        parse_endpoint(match[1], "the server"),
+        check_partner_name(match[2]),
+        parse_pin(re.sub(r"[\s-]", "", pin).lower(), "the pin"),
     )
 
 
@@ -143,7 +185,14 @@ def parse_kit(text: str) -> KitKeys:
             found[which] = _parse_sheet(text[title.end() : end])
         except UsageError as exc:
             raise UsageError(f"sheet of the {which} key: {exc}") from exc
-    return KitKeys(found.get("archive"), found.get("admin"), None)
+    store, server = _STORE_ROW.search(text), _SERVER_ROW.search(text)
+    return KitKeys(
+        found.get("archive"),
+        found.get("admin"),
+        None,
+        store[1] if store else None,
+        parse_place(server[1], server[2]) if server else None,
+    )
 
 
 def _parse_sheet(text: str) -> bytes:

@@ -15,6 +15,7 @@ from coopfs.dirs import Dirs, write_private
 from coopfs.errors import ConfigError, FormatUnsupported, NoArchive, UsageError
 from coopfs.format.snapshot import check_label
 from coopfs.ids import ARCHIVE_ID_LEN, ArchiveId
+from coopfs.store.shown import shown_address
 
 SETTINGS_FILE: Final = "archive.toml"
 DEFAULT_NAME: Final = "default"
@@ -39,12 +40,17 @@ class ArchiveSettings:
     """What this host knows about one archive, secrets apart."""
 
     name: str
-    store: str  # address, absolute
+    store: str  # address, absolute; may hold a password
     archive_id: ArchiveId
     host: str  # this host's name in its snapshots, as it was enrolled
     series: tuple[SeriesRule, ...] = ()
     partial_interval_s: int = PARTIAL_INTERVAL_S  # 0: no partial snapshots
     cache_max: int = CACHE_MAX  # bytes
+
+    @property
+    def shown_store(self) -> str:
+        """The address as it may be shown."""
+        return shown_address(self.store)
 
     def series_for(self, paths: tuple[str, ...]) -> str | None:
         """Return the series the settings name for exactly these absolute paths, if any.

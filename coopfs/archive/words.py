@@ -91,6 +91,11 @@ def _six_words(digest: bytes) -> str:
     return " ".join(known[place] for place in places)
 
 
+def digest_words(digest: bytes) -> str:
+    """Return six words for a hash (32 bytes) that was made for nothing else."""
+    return _six_words(digest)
+
+
 def heads_fingerprint(heads: Iterable[Head]) -> str:
     """Return six words for the newest snapshots of all series, the same on every host."""
     ordered = sorted(heads, key=lambda head: (head.host, head.series))

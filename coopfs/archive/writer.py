@@ -183,9 +183,14 @@ class ArchiveWriter:
         self._putting.append(self._put_pool.submit(self._put, pack))
 
     def _put(self, pack: FinishedPack) -> IndexedPack:
+        what = f"pack {short_hex(pack.pack_id)}"
+        header = decode_header(pack.header, what, PACK_ROLES)
+        directory = decode_directory(pack.directory, pack.signature, what)
         try:
             self._archive.store.put(Kind.DATA, pack.pack_id, pack.data)
             size = len(pack.data)
+            if header.role is Role.META:
+                self._archive.blocks.keep_pack(pack.pack_id, directory, memoryview(pack.data))
         finally:
             pack.free()
         # Noted only when durable: whatever happens now, it is never sent again.
@@ -194,13 +199,7 @@ class ArchiveWriter:
                 "INSERT OR REPLACE INTO unindexed_packs VALUES (?, ?, ?, ?, ?)",
                 (pack.pack_id, size, pack.header, pack.directory, pack.signature),
             )
-        what = f"pack {short_hex(pack.pack_id)}"
-        return IndexedPack(
-            pack.pack_id,
-            size,
-            decode_header(pack.header, what, PACK_ROLES),
-            decode_directory(pack.directory, pack.signature, what),
-        )
+        return IndexedPack(pack.pack_id, size, header, directory)
 
     def _take_packs(self, *, wait: bool) -> None:
         """Collect packs that are stored; with *wait* all that are on their way."""

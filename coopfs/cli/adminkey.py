@@ -43,7 +43,13 @@ def optional_admin_key(
 def required_admin_key(
     ctx: Context, archive: Archive, recovery_kit: Path | None, what: str
 ) -> SigningKey:
-    """Return the admin key; *what* begins the sentence that says who needs it (WrongKey)."""
-    from coopfs.ops.forget import checked_admin_key
+    """Return the admin key; *what* begins the sentence that says who needs it (WrongKey).
 
-    return checked_admin_key(archive, optional_admin_key(ctx, archive, recovery_kit), what)
+    From then on the store, if it is a partner's, is used as the archive's owner.
+    """
+    from coopfs.ops.forget import checked_admin_key
+    from coopfs.ops.owner import act_as_owner
+
+    admin = checked_admin_key(archive, optional_admin_key(ctx, archive, recovery_kit), what)
+    act_as_owner(archive.store, admin)
+    return admin

@@ -101,7 +101,7 @@ def _show(ctx: Context, result: InitResult, recovery_kit: Path | None) -> None:
             "type": "init",
             "archive": settings.name,
             "archive_id": settings.archive_id.hex(),
-            "store": settings.store,
+            "store": settings.shown_store,
             "host": settings.host,
             "chunk_size": result.config.chunker.avg_len,
             "is_wrapped": result.is_wrapped,
@@ -132,4 +132,6 @@ def _show(ctx: Context, result: InitResult, recovery_kit: Path | None) -> None:
         if result.is_wrapped
         else f"The keys are in {folder}, NOT wrapped: whoever reads that folder has them."
     )
-    ctx.echo(f"Archive {settings.name!r} is ready in {settings.store}, for host {settings.host}.")
+    ctx.echo(
+        f"Archive {settings.name!r} is ready in {settings.shown_store}, for host {settings.host}."
+    )

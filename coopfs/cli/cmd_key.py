@@ -80,7 +80,7 @@ def show(ctx: Context, recovery_kit: Path | None) -> None:
     from coopfs.ops.init import make_kit, write_kit
 
     with ctx.open_archive(refresh=False) as archive:
-        kit = make_kit(archive.settings, archive.config, archive.ring)
+        kit = make_kit(ctx.dirs, archive.settings, archive.config, archive.ring)
     if recovery_kit is not None:
         write_kit(kit, recovery_kit)
     if ctx.json:

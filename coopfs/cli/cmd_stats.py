@@ -45,7 +45,10 @@ def _text(settings: ArchiveSettings, stats: Stats) -> list[str]:
     series = count(len(stats.series), "series", "series")
     index, records = stats.in_store[Kind.INDEX], stats.in_store[Kind.SNAPSHOTS]
     facts = [
-        ("archive", f"{settings.name} ({short_hex(settings.archive_id)}) in {settings.store}"),
+        (
+            "archive",
+            f"{settings.name} ({short_hex(settings.archive_id)}) in {settings.shown_store}",
+        ),
         ("snapshots", f"{stats.snapshots:,} in {series}{partial}"),
         ("backed up", f"{size_text(stats.size)} in {count(stats.files, 'file')}, all snapshots'"),
         ("different", f"{size_text(stats.data.plain_len)}{_ratio(stats.dedup_ratio)}"),
@@ -128,7 +131,7 @@ def _json(settings: ArchiveSettings, stats: Stats) -> dict[str, Any]:
         "type": "stats",
         "archive": settings.name,
         "archive_id": settings.archive_id.hex(),
-        "store": settings.store,
+        "store": settings.shown_store,
         "snapshots": stats.snapshots,
         "partial": stats.partial,
         "files": stats.files,

@@ -59,7 +59,7 @@ def request(
                 "type": "writer-request",
                 "archive": settings.name,
                 "archive_id": settings.archive_id.hex(),
-                "store": settings.store,
+                "store": settings.shown_store,
                 "host": settings.host,
                 "code": result.code,
                 "fingerprint": result.fingerprint,

@@ -58,8 +58,17 @@ class Context:
 
         return load_keyring(self.dirs, settings, self.passphrases)
 
-    def open_archive(self, *, refresh: bool = True, memory_len: int | None = None) -> Archive:
+    def open_archive(
+        self,
+        *,
+        refresh: bool = True,
+        memory_len: int | None = None,
+        may_be_away: bool = False,
+    ) -> Archive:
         """Open the chosen archive; with *refresh* also take in what is new in the store.
+
+        With *may_be_away* a store that cannot be reached is a warning, and what is known of
+        the archive here is what there is.
 
         *memory_len* bounds the decoded blocks kept in memory, in bytes.  What the
         refresh found and did not stop for is shown as warnings.
@@ -69,18 +78,30 @@ class Context:
         """
         from coopfs.archive.archive import Archive
         from coopfs.store.open import open_store
+        from coopfs.store.retry import BROWSE_TIMEOUT_S, TIMEOUT_VARIABLE
 
+        if may_be_away:
+            # Somebody is looking (or a program waits for the mount, and nobody sees for what).
+            os.environ.setdefault(TIMEOUT_VARIABLE, str(BROWSE_TIMEOUT_S))
         settings = self.load_settings()
         ring = self.load_keyring(settings)
         limits = {} if memory_len is None else {"memory_len": memory_len}
         store = open_store(settings.store)
+        if settings.store.startswith("coop:"):
+            from coopfs.ops.owner import lend_owner
+
+            lend_owner(store, ring)
         try:
-            archive = Archive.open(self.dirs, settings, ring, store, **limits)
+            archive = Archive.open(
+                self.dirs, settings, ring, store, **limits, may_be_away=may_be_away
+            )
         except BaseException:
             store.close()
             raise
         try:
-            if refresh:
+            if archive.away:
+                self.warn(f"{archive.away}; showing what was known before")
+            elif refresh:
                 archive.refresh()
                 for warning in archive.warnings:
                     self.warn(warning)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from coopfs.cli.context import Context
 from coopfs.cli.passphrase import has_terminal
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from coopfs.archive.kit import KitKeys
 
 Which = Literal["archive", "admin"]
+T = TypeVar("T")
 
 
 def obtain_key(ctx: Context, which: Which, kit_file: Path | None) -> bytes:
@@ -73,3 +75,43 @@ def _ask(which: Which) -> bytes:
                 raise UsageError(f"{len(words)} words were typed; nothing was done")
             words += [word for word in typed if not word.strip(".:)").isdigit()]
     return parse_words(" ".join(words))
+
+
+def obtain_kit(ctx: Context, files: Sequence[Path]) -> KitKeys:
+    """Return both keys of a kit, and where its store is as far as it says.
+
+    Read from *files* (a sheet each, or all in one), from standard input where that is no
+    terminal, or the words are asked for.  Without an admin key that is None.
+
+    Raises:
+        UsageError: there is no archive key in it, or nobody to ask.
+        ConfigError: a file cannot be read.
+    """
+    from coopfs.archive.kit import KitKeys, parse_kit, read_kit_file
+
+    sheets = [read_kit_file(path) for path in files]
+    where = " and ".join(map(str, files)) or "standard input"
+    if not files and not sys.stdin.isatty() and (text := sys.stdin.read(1 << 20)).strip():
+        sheets = [parse_kit(text)]
+    if not sheets:
+        if not has_terminal():
+            raise UsageError(
+                "the recovery kit is needed, and there is no terminal to ask on: give it by "
+                "--recovery-kit FILE or on standard input"
+            )
+        return KitKeys(_ask("archive"), _ask("admin"), None)
+    loose = [sheet.loose_key for sheet in sheets if sheet.loose_key]
+    archive_key = _first(sheet.archive_key for sheet in sheets) or (loose.pop(0) if loose else None)
+    if archive_key is None:
+        raise UsageError(f"{where}: the sheet of the archive key is not in it")
+    return KitKeys(
+        archive_key,
+        _first(sheet.admin_key for sheet in sheets) or (loose.pop(0) if loose else None),
+        None,
+        _first(sheet.store for sheet in sheets),
+        _first(sheet.partner for sheet in sheets),
+    )
+
+
+def _first(values: Iterable[T | None]) -> T | None:
+    return next((value for value in values if value is not None), None)

@@ -47,6 +47,10 @@ COMMANDS: Final = {
     "stats": "Say how much is stored, and how much was saved.",
     "key": "Change, show or take away the keys on this machine.",
     "writer": "Let another host write to the archive.",
+    "recover": "Set up on this machine what a lost one had: from the recovery kit.",
+    "pair": "Become partners with another machine: each keeps a store for the other.",
+    "partner": "Show, change and end what partners hold for each other.",
+    "serve": "Keep partners' stores on this machine.",
 }
 
 

@@ -107,6 +107,14 @@ class ArchiveKeys:
         return stream[:KEY_LEN], stream[KEY_LEN:]
 
 
+def owner_identity_seed(admin_key: bytes) -> bytes:
+    """Return the seed (32 bytes) of the identity with which an owner knocks at the partner's.
+
+    It follows from the admin key, so that the recovery kit alone opens the door.
+    """
+    return _derive(admin_key, "owner identity")
+
+
 def writer_id_of(public_key: bytes) -> WriterId:
     """Return the id of a writer: the first 16 bytes of BLAKE3 of its public key."""
     return WriterId(blake3(public_key).digest(WRITER_ID_LEN))

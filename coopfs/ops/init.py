@@ -63,8 +63,10 @@ from coopfs.format.records import Enrolment, encode_enrolment
 from coopfs.format.snapshot import check_label
 from coopfs.format.wrapping import KeyPurpose, Secrets
 from coopfs.ids import ARCHIVE_ID_LEN, ArchiveId, short_hex
+from coopfs.ops.owner import introduce_owner, place_of
 from coopfs.store.base import Kind, Store
 from coopfs.store.open import absolute_address, create_store, open_store
+from coopfs.store.shown import shown_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,9 @@ def init_archive(
     ring = load_keyring(dirs, settings, passphrase)
     try:
         with _begun_store(address) as store:
+            introduce_owner(store, ring)
             config = _found(store, ring, request.chunker)
-            kit = make_kit(settings, config, ring)
+            kit = make_kit(dirs, settings, config, ring)
             if request.recovery_kit is not None and not _is_written(kit, request.recovery_kit):
                 write_kit(kit, request.recovery_kit)
             _write_records(store, settings, config, ring)
@@ -134,8 +137,15 @@ def init_archive(
     return InitResult(settings, config, kit, is_wrapped(dirs, settings), is_resumed)
 
 
-def make_kit(settings: ArchiveSettings, config: ArchiveConfig, ring: KeyRing) -> RecoveryKit:
-    """Return the kit for the keys that are on this machine (WrongKey, ConfigError)."""
+def make_kit(
+    dirs: Dirs, settings: ArchiveSettings, config: ArchiveConfig, ring: KeyRing
+) -> RecoveryKit:
+    """Return the kit for the keys that are on this machine.
+
+    Raises:
+        WrongKey, ConfigError: the admin key cannot be read.
+        FormatUnsupported: what is known of the partner whose store it is cannot be read.
+    """
     admin = ring.admin()
     return RecoveryKit(
         name=settings.name,
@@ -145,6 +155,7 @@ def make_kit(settings: ArchiveSettings, config: ArchiveConfig, ring: KeyRing) ->
         created_ns=config.created_ns,
         archive_key=ring.keys.archive_key,
         admin_key=admin.seed if admin else None,
+        partner=place_of(dirs, settings.store),
     )
 
 
@@ -189,12 +200,13 @@ def refuse_taken_store(address: str) -> None:
     """
     try:
         with open_store(address) as store:
-            config = peek_config(store.get_config(), address)
+            config = peek_config(store.get_config(), store.address)
     except (NotAStore, ObjectNotFound, DataError):
         return
+    shown = shown_address(address)
     raise StoreError(
-        f"{address}: holds an archive already ({short_hex(config.archive_id)}); to use it from "
-        f'this host run "coopfs writer request {address}", for a new one choose another folder'
+        f"{shown}: holds an archive already ({short_hex(config.archive_id)}); to use it from "
+        f'this host run "coopfs writer request {shown}", for a new one choose another folder'
     )
 
 
@@ -207,7 +219,7 @@ def _unfinished_settings(dirs: Dirs, request: InitRequest, address: str) -> Arch
     if settings.store != address:
         raise UsageError(
             f"there is an archive called {request.name!r} on this host already (in "
-            f"{settings.store}); give the new one another name with --archive"
+            f"{settings.shown_store}); give the new one another name with --archive"
         )
     is_complete = True
     try:
@@ -217,8 +229,8 @@ def _unfinished_settings(dirs: Dirs, request: InitRequest, address: str) -> Arch
         is_complete = False
     if is_complete:
         raise UsageError(
-            f"the archive {request.name!r} in {address} is complete; nothing was changed "
-            '("coopfs key show" prints its recovery kit)'
+            f"the archive {request.name!r} in {settings.shown_store} is complete; nothing was "
+            'changed ("coopfs key show" prints its recovery kit)'
         )
     if settings.host != request.host:
         raise UsageError(
@@ -300,10 +312,20 @@ def _publish(folder: Path, target: Path) -> None:
 
 def _begun_store(address: str) -> Store:
     """Open the store of an archive that is still being made."""
+    store = None
     try:
-        return open_store(address)  # has our first objects
+        store = open_store(address)  # has our first objects
+        with suppress(ObjectNotFound):
+            store.get_config()  # one elsewhere is looked at only now
+        return store
     except NotAStore:
+        if store is not None:
+            store.close()
         return create_store(address)  # has nothing yet, or is not there at all
+    except BaseException:
+        if store is not None:
+            store.close()
+        raise
 
 
 def _found(store: Store, ring: KeyRing, chunker: ChunkerParams) -> ArchiveConfig:

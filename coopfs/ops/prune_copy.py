@@ -155,7 +155,7 @@ class Copier:
             try:
                 # A copy: a view would keep the whole block in memory for one small chunk.
                 content = (
-                    bytes(data.data[start:end])
+                    data.chunk(start, end - start)
                     if data is not None and start not in data.bad
                     else self._archive.load_chunk(chunk_id)
                 )

@@ -36,6 +36,7 @@ from coopfs.format.wrapping import Secrets
 from coopfs.ids import ARCHIVE_ID_LEN, ArchiveId, WriterId, short_hex
 from coopfs.ops.init import put_signed, save_new_archive
 from coopfs.store.open import absolute_address, open_store
+from coopfs.store.shown import shown_address
 
 _CODE_VERSION: Final = 1
 _CHECKSUM_LEN: Final = 5
@@ -172,11 +173,11 @@ def join_archive(
         if settings.archive_id != peek_config(data, address).archive_id:
             raise UsageError(
                 f"there is another archive called {request.name!r} on this host already (in "
-                f"{settings.store}); give this one another name with --archive"
+                f"{settings.shown_store}); give this one another name with --archive"
             )
         return _result(settings, load_keyring(dirs, settings, passphrase), is_new=False)
     key = archive_key()
-    config = _check_archive_key(key, data, address)
+    config = _check_archive_key(key, data, shown_address(address))
     settings = ArchiveSettings(request.name, address, config.archive_id, request.host)
     seed = secrets.token_bytes(KEY_LEN)
     save_new_archive(dirs, settings, Secrets(key, seed), None, new_passphrase())
@@ -189,7 +190,7 @@ def _read_config(address: str) -> bytes:
             return store.get_config()
         except ObjectNotFound as exc:
             raise NotAStore(
-                f"{address}: holds no archive (no config); is the address right?"
+                f"{store.address}: holds no archive (no config); is the address right?"
             ) from exc
 
 

@@ -7,7 +7,6 @@ comes back.  Layout and rules: coopfs-format(5), "The archive in the store".
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,16 +17,16 @@ from typing import Final, Self
 from coopfs.errors import ObjectCorrupt, ObjectNotFound
 from coopfs.ids import ID_LEN, ObjectId
 
-KINDS: Final = ("data", "index", "snapshots", "keys", "locks")
-CONFIG: Final = "config"
+# The server needs these too and may not import from here; stores find them here.
+from coopfs.objects import CONFIG as CONFIG
+from coopfs.objects import CONFIG_LEN_MAX as CONFIG_LEN_MAX
+from coopfs.objects import KINDS as KINDS
+from coopfs.objects import parse_object_name as parse_object_name
 
-CONFIG_LEN_MAX: Final = 64 << 10  # bytes; a real one is a few hundred
 # Bytes one get() may ask for.  The largest objects are packs (16 MiB, or one big
 # chunk) and index objects (tens of MiB): more is a hostile or broken store that
 # would have us allocate it.
 GET_LEN_MAX: Final = 1 << 30
-
-_OBJECT_NAME = re.compile(r"[0-9a-f]{64}")
 
 Piece = bytes | bytearray | memoryview
 Payload = Piece | Sequence[Piece]
@@ -172,11 +171,6 @@ def object_hex(name: bytes) -> str:
     if len(name) != ID_LEN:
         raise ValueError(f"an object's name is {ID_LEN} bytes, not {len(name)}")
     return name.hex()
-
-
-def parse_object_name(text: str) -> ObjectId | None:
-    """Return the name spelled by *text*, or None for anything that is not an object's."""
-    return ObjectId(bytes.fromhex(text)) if _OBJECT_NAME.fullmatch(text) else None
 
 
 def pieces_of(data: Payload) -> list[memoryview]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from coopfs.durable import FOLDER_MODE, TEMPORARY_PREFIX, sync_folder
 from coopfs.errors import NotAStore, StoreError
 from coopfs.store.base import CONFIG, KINDS, parse_object_name
-from coopfs.store.durable import FOLDER_MODE, TEMPORARY_PREFIX, sync_folder
 
 _NAMES_SHOWN = 5  # in a message about a folder that is not a store
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, Self
 
+from coopfs import durable
 from coopfs.errors import (
     NotAStore,
     ObjectCorrupt,
@@ -25,7 +26,7 @@ from coopfs.errors import (
     StoreUnavailable,
     UsageError,
 )
-from coopfs.store import durable
+from coopfs.oserrors import free_bytes, store_error
 from coopfs.store.base import (
     CONFIG,
     CONFIG_LEN_MAX,
@@ -44,7 +45,6 @@ from coopfs.store.base import (
 )
 from coopfs.store.folders import make_folders, names_in, refuse_what_is_there
 from coopfs.store.openfiles import OpenFiles
-from coopfs.store.oserrors import free_bytes, store_error
 
 OPEN_FILES_MAX: Final = 64  # packs of 16 MiB: a working set of 1 GiB, and far below ulimit -n
 

@@ -14,9 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# No symlink and no FIFO may stand for an object: a hostile store must neither lead a
-# reader elsewhere nor make open() wait for a writer.  What else was opened, fstat() tells.
-_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+from coopfs.objects import READ_FLAGS
 
 
 class _OpenFile:
@@ -61,7 +59,7 @@ class OpenFiles:
                 self._files.move_to_end(path)
                 file.users += 1
                 return file
-        opened = _OpenFile(os.open(path, _OPEN_FLAGS))  # may block: not under the lock
+        opened = _OpenFile(os.open(path, READ_FLAGS))  # may block: not under the lock
         opened.users = 1
         surplus: list[int] = []
         with self._lock:

@@ -43,7 +43,8 @@ class Refresher:
         self._last_look = -math.inf
         self._reported: set[str] = set()
         self.last_success_ns: int | None = None
-        self.failure = ""  # of the last look at the store; empty: it went well
+        self.failure = archive.away  # of the last look at the store; empty: it went well
+        self._packs_seen = -1  # packs in the index when their metadata was last fetched
         self.catalogue = self._build(archive.snapshots())
 
     def _build(self, snapshots: list[Snapshot]) -> VirtualNode:
@@ -58,8 +59,22 @@ class Refresher:
     async def run(self) -> None:
         """Look every *refresh* seconds until cancelled."""
         while True:
+            await self.fetch_metadata()
             await trio.sleep(self._options.refresh_s)
             await self.look()
+
+    async def fetch_metadata(self) -> None:
+        """Have all trees of a remote store here, so that names never wait for the partner."""
+        archive = self._archive
+        if archive.store.is_local or self.failure or self._packs_seen == archive.index.pack_count:
+            return
+        count = archive.index.pack_count
+        try:
+            await trio.to_thread.run_sync(archive.fetch_metadata, abandon_on_cancel=True)
+        except CoopfsError as exc:
+            log.info("%s; names not seen yet may have to wait for the partner", exc)
+        else:
+            self._packs_seen = count
 
     async def looked_at(self) -> None:
         """Somebody lists names above the snapshots: look first if that costs nothing."""

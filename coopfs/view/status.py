@@ -26,7 +26,7 @@ def render_status(
         "archive id": archive.config.archive_id.hex(),
         "store": archive.store.address,
         "partner": "unreachable" if refresher.failure else "ok",
-        "partner last answered": _moment(seen) if seen else "when it was mounted",
+        "partner last answered": _moment(seen) if seen else _before_mounting(archive),
         "problem": refresher.failure or "none",
         "snapshots": str(refresher.snapshot_count),
         "folders visited": str(names.folder_count),
@@ -38,6 +38,10 @@ def render_status(
     # A value of several lines would read as several facts.
     text = "".join(f"{name}: {' '.join(value.split())}\n" for name, value in lines.items())
     return text.encode("utf-8", "surrogateescape")
+
+
+def _before_mounting(archive: Archive) -> str:
+    return "before it was mounted" if archive.away else "when it was mounted"
 
 
 def _moment(time_ns: int) -> str:

@@ -9,22 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from ssl import PEM_cert_to_DER_cert
 from typing import Any
 
 from vectors import rejects
 from vectors import samples as s
 
-from coopfs.format import config, index, pack, records, snapshot
+from coopfs.format import audit, config, index, pack, receipt, records, snapshot
 from coopfs.format.chunker import Chunker, ChunkerParams
-from coopfs.format.keys import SIGN_BODY, SIGN_PACK, Role
+from coopfs.format.keys import SIGN_BODY, SIGN_PACK, Role, owner_identity_seed
 from coopfs.format.sealing import Sealer, Section, make_salt, padded_len
 from coopfs.format.wrapping import KeyPurpose, ScryptParams, Secrets, encode_key_file
+from coopfs.identity import make_identity
 
 
 def keys_vector() -> dict[str, Any]:
     """What is derived from the archive key, and the two signatures."""
     keys = s.KEYS
     salt = s.digest_of("salt")
+    owner = make_identity(owner_identity_seed(s.ADMIN.seed))
     return {
         "archive_key": keys.archive_key.hex(),
         "derived": {
@@ -49,6 +52,10 @@ def keys_vector() -> dict[str, Any]:
         "message": b"message".hex(),
         "signature_pack": s.WRITER.sign(SIGN_PACK, b"message").hex(),
         "signature_body": s.WRITER.sign(SIGN_BODY, b"message").hex(),
+        "admin_key": s.ADMIN.seed.hex(),
+        "owner_identity_seed": owner_identity_seed(s.ADMIN.seed).hex(),
+        "owner_identity_certificate": PEM_cert_to_DER_cert(owner.cert_pem).hex(),
+        "owner_identity_pin": owner.pin,
     }
 
 
@@ -222,9 +229,25 @@ def build() -> dict[str, bytes]:
         "key_files.json": key_files(),
         "rejects.json": rejects.cases(),
         "layout.json": layout(),
+        "server.json": server(),
     }
     files = {name: _json(table) for name, table in tables.items()}
     return files | {f"{name}.bin": whole[name] for name in WHOLE}
+
+
+def server() -> dict[str, Any]:
+    """What a partner's server signs and answers."""
+    pack_id, data = s.data_pack().pack_id, s.data_pack().data
+    return {
+        "receipt": receipt.sign_receipt(s.RECEIPT, s.WRITER).hex(),
+        "public_key": s.WRITER.public_key.hex(),
+        "questions": [
+            audit.audit_question(s.KEYS.audit_key, pack_id, n).hex() for n in (0, 1, 2**40)
+        ],
+        "answers": [
+            answer.hex() for answer in audit.audit_answers(s.KEYS.audit_key, pack_id, [data], 2)
+        ],
+    }
 
 
 def layout() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from coopfs.format.index import IndexedPack, IndexObject
 from coopfs.format.keys import ArchiveKeys, Role, SigningKey
 from coopfs.format.nodes import SpanTreeBuilder, build_tree
 from coopfs.format.pack import BlockDraft, BuiltPack, build_pack
+from coopfs.format.receipt import Receipt
 from coopfs.format.records import Amendment, Enrolment, ForgetRecord
 from coopfs.format.snapshot import (
     ClockFacts,
@@ -287,6 +288,7 @@ AMENDMENT = Amendment(
     writer_id=WRITER.writer_id,
     time_ns=TIME_NS,
 )
+RECEIPT = Receipt("data", ObjectId(digest_of("object")), 16 << 20, TIME_NS)
 AMENDMENT_OF_NOTHING = Amendment((), (), (), None, None, None, WRITER.writer_id, 0)
 FORGET = ForgetRecord((SnapshotId(digest_of("gone 1")), SnapshotId(digest_of("gone 2"))), TIME_NS)
 FORGET_WITH_CHAINS = ForgetRecord(

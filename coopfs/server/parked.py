@@ -1,0 +1,206 @@
+"""Lines that a partner whom nobody reaches has dialled to us, and who gets to use them.
+
+They wait here until a client of ours knocks at ``ROOT/partners/NAME/dial.sock``; then
+bytes are carried both ways, and mean nothing to us: client and partner speak TLS with
+each other.  The other end: :mod:`coopfs.server.dialling`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from coopfs.server.dialling import GO, join, keep_alive
+from coopfs.server.settings import partner_folder
+from coopfs.server.wire import RECV_LEN, ConnectionLost, Wire
+
+SOCKET_FILE: Final = "dial.sock"
+WAITING_MAX: Final = 16  # lines of one partner; more are hung up
+KNOCK_S: Final = 20.0  # a client waits so long for a line; each that is used is replaced soon
+_log = logging.getLogger("coopfs.serve")
+
+
+@dataclass(eq=False)
+class _Line:
+    wire: Wire
+    is_taken: bool = False
+    taken: trio.Event = field(default_factory=trio.Event)
+    free: trio.Event = field(default_factory=trio.Event)  # nobody watches it any more
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(eq=False)
+class _Partner:
+    lines: deque[_Line] = field(default_factory=deque)  # waiting
+    came: trio.Event = field(default_factory=trio.Event)  # set and replaced when one comes
+
+
+class ParkedLines:
+    """The waiting lines of all partners; of one event loop."""
+
+    def __init__(self, root: Path, nursery: trio.Nursery) -> None:
+        """*nursery* runs the sockets at which clients knock, and what they then say."""
+        self._root = root
+        self._nursery = nursery
+        self._partners: dict[str, _Partner] = {}
+
+    async def park(self, name: str, wire: Wire) -> None:
+        """Keep a line of the partner *name* until it was used or is lost; closes *wire*."""
+        partner = self._partners.get(name)
+        if partner is None:
+            partner = self._partners[name] = _Partner()
+            await self._nursery.start(self._listen, name, partner)
+        line = _Line(wire)
+        try:
+            if len(partner.lines) >= WAITING_MAX:
+                return
+            keep_alive(wire.sock)
+            partner.lines.append(line)
+            partner.came.set()
+            partner.came = trio.Event()
+            await self._wait(line)
+            line.free.set()
+        finally:
+            with suppress(ValueError):
+                partner.lines.remove(line)
+            if not line.is_taken:
+                wire.close()
+        if line.is_taken:
+            await line.done.wait()
+
+    async def _wait(self, line: _Line) -> None:
+        """Return once the line is taken, or not fit to be."""
+
+        async def watch() -> None:
+            # It has nothing to say before it is used: whatever comes is its end.
+            scratch = memoryview(bytearray(RECV_LEN))
+            try:
+                while line.wire.read_into(memoryview(bytearray(1)), scratch) is None:
+                    await trio.lowlevel.wait_readable(line.wire.sock)
+            except ConnectionLost:
+                pass
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            await line.taken.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _listen(
+        self, name: str, partner: _Partner, task_status: trio.TaskStatus[None]
+    ) -> None:
+        path = partner_folder(self._root, name) / SOCKET_FILE
+        try:
+            listener = await trio.to_thread.run_sync(_listen_at, path)
+        except OSError as exc:
+            _log.error("%s: cannot listen there: %s", path, exc.strerror or exc)
+            task_status.started()
+            return
+        task_status.started()
+        await trio.serve_listeners(
+            partial(self._knock, partner),
+            [trio.SocketListener(trio.socket.from_stdlib_socket(listener))],
+        )
+
+    async def _knock(self, partner: _Partner, client: trio.SocketStream) -> None:
+        """Give a client a line, or hang up when none comes."""
+        async with client:
+            with trio.move_on_after(KNOCK_S) as patience:
+                line, stream = await _take_line(partner)
+            if patience.cancelled_caught:
+                return
+            try:
+                await join(stream, client)
+            finally:
+                line.done.set()
+
+
+async def _take_line(partner: _Partner) -> tuple[_Line, WireStream]:
+    """Return a waiting line whose other end was told to go, as soon as there is one."""
+    while True:
+        while not partner.lines:
+            await partner.came.wait()
+        line = partner.lines.popleft()
+        line.is_taken = True  # before any checkpoint: nobody else gets it
+        line.taken.set()
+        stream = WireStream(line.wire)
+        try:
+            await line.free.wait()  # two tasks cannot wait for one socket
+            await stream.send_all(GO)
+        except BaseException as exc:
+            await trio.aclose_forcefully(stream)
+            line.done.set()
+            if not isinstance(exc, trio.BrokenResourceError):
+                raise
+        else:
+            return line, stream
+
+
+def _listen_at(path: Path) -> socket.socket:
+    with suppress(FileNotFoundError):
+        path.unlink()  # of a server that was killed
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A socket's name has 107 bytes at most; this one is short however deep the folder is.
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        # Connecting takes the right to write; the folder lets in nobody else anyway.
+        path.chmod(0o600)
+        listener.listen(64)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.close(folder)
+    return listener
+
+
+class WireStream(trio.abc.Stream):
+    """A :class:`Wire` as trio's streams are, for the event loop alone."""
+
+    def __init__(self, wire: Wire) -> None:
+        """Take *wire* over."""
+        self._wire = wire
+        self._scratch = memoryview(bytearray(RECV_LEN))
+        self._is_closed = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of *data*."""
+        try:
+            await self._wire.send_all(bytes(data))
+        except (ConnectionLost, OSError) as exc:
+            raise trio.BrokenResourceError(str(exc)) from exc
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the socket takes bytes."""
+        await trio.lowlevel.wait_writable(self._wire.sock)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return what comes next; nothing at the end."""
+        buffer = bytearray(max_bytes or RECV_LEN)
+        while True:
+            try:
+                count = self._wire.read_into(memoryview(buffer), self._scratch)
+            except ConnectionLost as exc:
+                raise trio.BrokenResourceError(str(exc)) from exc
+            if count is not None:
+                await trio.lowlevel.checkpoint()
+                return bytes(buffer[:count])
+            await trio.lowlevel.wait_readable(self._wire.sock)
+
+    async def aclose(self) -> None:
+        """Close the socket."""
+        if not self._is_closed:
+            self._is_closed = True
+            trio.lowlevel.notify_closing(self._wire.sock)
+            self._wire.close()
+        await trio.lowlevel.checkpoint()

@@ -1,0 +1,210 @@
+"""One connection to the outside, encrypted or not, that never blocks.
+
+Owned by the event loop or by one worker thread at a time, never by both: no locks.
+TLS runs over memory (``MemoryBIO``) so that either side can read, write and wait in its
+own way.  Measured on loopback, one thread, with 64 KiB a recv(): 1.2 GB/s in, and out
+with 256 KiB a piece 1.3 GB/s; an SSLSocket has 1.4 and 1.0.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from contextlib import suppress
+from typing import Final, cast
+
+import trio
+
+RECV_LEN: Final = 64 << 10  # bytes of one recv(); measured above
+SEND_LEN: Final = 256 << 10  # bytes encrypted at once
+# Undecrypted bytes thrown away while a refused client still sends, so that it reads our
+# answer rather than a reset; and for how long.  The largest pack is about 16 MiB.
+LINGER_LEN: Final = 64 << 20
+LINGER_S: Final = 5.0
+
+
+class ConnectionLost(Exception):
+    """The other side is gone, or speaks no TLS; the message says which."""
+
+
+class Wire:
+    """A connected socket with or without TLS (we are the server)."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+        """Take *sock* over: it is closed by :meth:`close`."""
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = sock
+        self._tls: ssl.SSLObject | None = None
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        if context is not None:
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._unsent = memoryview(b"")
+
+    # --- for the loop or a worker: nothing here waits -------------------------------
+
+    def read_into(self, view: memoryview, scratch: memoryview) -> int | None:
+        """Read what is there into *view*; None: nothing yet, 0: the other side ended.
+
+        *scratch* takes what comes from the socket meanwhile; RECV_LEN bytes suit.
+
+        Raises:
+            ConnectionLost: reset, or not TLS.
+        """
+        try:
+            if self._tls is None:
+                return self.sock.recv_into(view)
+            while True:
+                try:
+                    return _read_tls(self._tls, view)
+                except ssl.SSLWantReadError:
+                    received = self.sock.recv_into(scratch)
+                    if not received:
+                        return 0  # no close_notify: lengths tell whether anything is missing
+                    self._incoming.write(scratch[:received])
+        except (BlockingIOError, InterruptedError):
+            return None
+        except ssl.SSLZeroReturnError:
+            return 0
+        except (OSError, ValueError) as exc:
+            raise lost(exc) from exc
+
+    def write(self, data: memoryview) -> int | None:
+        """Take bytes of *data* (at least one) to be sent; None: not now, wait and repeat.
+
+        Raises:
+            ConnectionLost: the other side is gone.
+        """
+        if not self.flush():
+            return None
+        try:
+            if self._tls is None:
+                return self.sock.send(data)
+            written = self._tls.write(data[:SEND_LEN])
+        except (BlockingIOError, InterruptedError):
+            return None
+        except (OSError, ValueError) as exc:
+            raise lost(exc) from exc
+        self.flush()
+        return written
+
+    def flush(self) -> bool:
+        """Send what TLS has ready; return whether nothing is left of it.
+
+        Raises:
+            ConnectionLost: the other side is gone.
+        """
+        if self._tls is None:
+            return True
+        try:
+            while True:
+                if not self._unsent:
+                    if not self._outgoing.pending:
+                        return True
+                    self._unsent = memoryview(self._outgoing.read())
+                self._unsent = self._unsent[self.sock.send(self._unsent) :]
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as exc:
+            raise lost(exc) from exc
+
+    def peer_certificate(self) -> bytes | None:
+        """Return the DER of the certificate the other side proved to have the key of."""
+        return None if self._tls is None else self._tls.getpeercert(binary_form=True)
+
+    def protocol(self) -> str | None:
+        """Return what was agreed to be spoken (ALPN), None: nothing, so HTTP."""
+        return None if self._tls is None else self._tls.selected_alpn_protocol()
+
+    def close(self) -> None:
+        """Let go of the socket at once."""
+        self.sock.close()
+
+    # --- for the event loop -----------------------------------------------------------
+
+    async def handshake(self) -> None:
+        """Finish the TLS handshake; nothing to do without TLS.
+
+        Raises:
+            ConnectionLost: it failed; the message has OpenSSL's reason.
+        """
+        if self._tls is None:
+            return
+        while True:
+            try:
+                self._tls.do_handshake()
+                await self.drain()
+                return
+            except ssl.SSLWantReadError:
+                await self.drain()
+            except (OSError, ValueError) as exc:
+                with suppress(ConnectionLost):
+                    self.flush()  # the alert that tells the other side why
+                raise lost(exc) from exc
+            await trio.lowlevel.wait_readable(self.sock)
+            try:
+                received = self.sock.recv(RECV_LEN)
+            except (BlockingIOError, InterruptedError):
+                continue
+            except OSError as exc:
+                raise lost(exc) from exc
+            if not received:
+                raise ConnectionLost("it ended in the middle of the handshake")
+            self._incoming.write(received)
+
+    async def drain(self) -> None:
+        """Wait until all that was written is with the kernel (ConnectionLost)."""
+        while not self.flush():
+            await trio.lowlevel.wait_writable(self.sock)
+
+    async def send_all(self, data: bytes) -> None:
+        """Send *data* whole (ConnectionLost)."""
+        view = memoryview(data)
+        while view:
+            written = self.write(view)
+            if written is None:
+                await trio.lowlevel.wait_writable(self.sock)
+            else:
+                view = view[written:]
+        await self.drain()
+
+    async def end(self, *, is_still_sending: bool) -> None:
+        """Say goodbye and close; where the other side *is_still_sending*, hear it out a little.
+
+        Closing with unread bytes would reset the connection, and our answer with it.
+        """
+        try:
+            with suppress(ConnectionLost, OSError), trio.move_on_after(LINGER_S):
+                self._say_goodbye()
+                await self.drain()
+                self.sock.shutdown(socket.SHUT_WR)
+                left = LINGER_LEN if is_still_sending else 0
+                while left > 0:
+                    await trio.lowlevel.wait_readable(self.sock)
+                    heard = len(self.sock.recv(RECV_LEN))
+                    left = left - heard if heard else 0
+        finally:
+            self.close()
+
+    def _say_goodbye(self) -> None:
+        if self._tls is not None:
+            # It asks for the other side's goodbye, which nobody waits for.
+            with suppress(ssl.SSLError):
+                self._tls.unwrap()
+
+
+def _read_tls(tls: ssl.SSLObject, view: memoryview) -> int:
+    # typeshed knows only the form that returns bytes.
+    return cast(int, tls.read(len(view), view))
+
+
+def lost(exc: Exception) -> ConnectionLost:
+    """Return the exception in our terms; OpenSSL's have a reason, the others a number."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return ConnectionLost(f"its certificate was refused: {exc.verify_message}")
+    if isinstance(exc, ssl.SSLError):
+        reason = (exc.reason or str(exc)).lower().replace("_", " ")
+        return ConnectionLost(f"no TLS with it: {reason}")
+    strerror = exc.strerror if isinstance(exc, OSError) else None
+    return ConnectionLost(strerror or str(exc))

@@ -1,0 +1,92 @@
+"""The benchmark of stores: what it writes, and that a wrong answer is no result."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coopfs.store.base import Kind
+from coopfs.store.local import LocalStore
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def _scripts_in_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    yield
+    for name in [name for name in sys.modules if name.startswith("bench_")]:
+        del sys.modules[name]
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, work: Path, *options: str) -> int:
+    from bench_stores import main
+
+    few = ("--packs", "2", "--ranges", "4", "--rounds", "2", "--work", str(work))
+    monkeypatch.setattr(sys, "argv", ["bench_stores.py", *few, *options])
+    return main()
+
+
+def test_each_round_of_each_kind_is_noted_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, tmp_path, "--only", "folder") == 0
+    samples = json.loads((tmp_path / "stores.json").read_text())
+    assert {name: len(values) for name, values in samples["folder"].items()} == {
+        "put": 2,
+        "range": 2,
+        "small": 2,
+    }
+    assert all(value > 0 for values in samples["folder"].values() for value in values)
+    assert "* - folder" in (tmp_path / "stores.rst").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"stores.json", "stores.rst"}
+    assert "put 16 MiB" in capsys.readouterr().out
+
+
+def test_a_kind_that_cannot_be_started_is_named_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("servers.TOOLS", tmp_path)
+    assert run_main(monkeypatch, tmp_path / "work", "--only", "rest-server,folder") == 0
+    out = capsys.readouterr().out
+    assert out.count("rest-server: left out: ") == 1
+    assert "not installed" in out
+    assert list(json.loads((tmp_path / "work/stores.json").read_text())) == ["folder"]
+
+
+def test_an_unknown_kind_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, tmp_path / "work", "--only", "folder,floppy") == 2
+    assert "floppy" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_store_that_gives_back_something_else_has_no_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    get = LocalStore.get
+
+    def rotten(
+        store: LocalStore, kind: Kind, name: bytes, offset: int = 0, length: int | None = None
+    ) -> bytes:
+        data = get(store, kind, name, offset, length)
+        return data[:-1] + bytes([data[-1] ^ 1])
+
+    monkeypatch.setattr(LocalStore, "get", rotten)
+    assert run_main(monkeypatch, tmp_path, "--only", "folder") == 1
+    assert "came back wrong" in capsys.readouterr().err
+
+
+def test_medians_stand_beside_what_is_to_be_reached() -> None:
+    from bench_stores import Work, screen_table
+
+    samples = {"sftp": {"put": [100.0, 300.0, 200.0], "range": [384.0], "small": [0.5]}}
+    (line,) = screen_table(Work({}, 4, 1, samples)).splitlines()[1:]
+    cells = line.removeprefix("sftp, OpenSSH").split()
+    assert cells == ["200", "≥", "282", "384", "≥", "307", "0.5", "≤", "0.4"]

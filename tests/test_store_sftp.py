@@ -1,0 +1,625 @@
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fakessh
+import pytest
+from mounting import wait_until
+from servers import free_port
+from slowline import SlowLine
+from sshservers import SshServer
+from store_suite import (
+    THREADS,
+    StoreRig,
+    StoreSuite,
+    in_threads,
+    name_of,
+    put_new,
+    sizes,
+    some_bytes,
+)
+
+from coopfs.errors import (
+    NotAStore,
+    ObjectCorrupt,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreIdentity,
+    StoreUnavailable,
+    UsageError,
+)
+from coopfs.store import sshchild
+from coopfs.store.base import KINDS, Kind
+from coopfs.store.local import LocalStore
+from coopfs.store.open import absolute_address, create_store, open_store
+from coopfs.store.remotefolder import RemoteFolderStore
+from coopfs.store.sftp import create_sftp_store, sftp_store
+from coopfs.store.sshchild import COMMAND_VARIABLE
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    """Yield a running server."""
+    with SshServer(tmp_path_factory.mktemp("ssh") / "server") as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def command(server: SshServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COMMAND_VARIABLE, server.command)
+    monkeypatch.setenv("COOPFS_STORE_TIMEOUT", "20")
+
+
+class TestSftpStore(StoreSuite):
+    @pytest.fixture
+    def rig(self, tmp_path: Path, server: SshServer, monkeypatch: pytest.MonkeyPatch) -> StoreRig:
+        root = tmp_path / "store"
+        address = server.address(root)
+        # One connection for all, by the user's own configuration: a new one takes 0.2 s.
+        monkeypatch.setenv(COMMAND_VARIABLE, server.shared_command)
+        create_sftp_store(address).close()
+
+        def plant(kind: Kind, filename: str, data: bytes) -> None:
+            folders = [root / kind]
+            if kind is Kind.DATA:
+                folders += [path for path in folders[0].iterdir() if path.is_dir()]
+            for folder in folders:
+                (folder / filename).write_bytes(data)
+
+        return StoreRig(lambda: sftp_store(address), plant, address)
+
+
+# --- the folder at the other side ---------------------------------------------------
+
+
+def object_path(root: Path, kind: Kind, name: bytes) -> Path:
+    return root / kind / (name.hex()[:2] if kind is Kind.DATA else "") / name.hex()
+
+
+def others_in(root: Path) -> set[str]:
+    """Return every file below *root* that is not a whole object or the config."""
+    return {
+        path.name
+        for path in root.rglob("*")
+        if path.is_file() and len(path.name) != 64 and path.name != "config"
+    }
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def store(server: SshServer, root: Path) -> Iterator[RemoteFolderStore]:
+    with create_sftp_store(server.address(root)) as store:
+        store.put_config(b"config")
+        yield store
+
+
+@pytest.fixture
+def faulty(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[..., RemoteFolderStore]]:
+    """Yield a function that opens the store through a server with a fault."""
+    LocalStore.create(root).close()
+    opened = []
+
+    def open_with(fault: str, *, is_once: bool = False) -> RemoteFolderStore:
+        once = tmp_path / "once" if is_once else None
+        monkeypatch.setenv(COMMAND_VARIABLE, fakessh.command(fault, once=once))
+        opened.append(sftp_store(f"sftp://anna@partner.example{root}"))
+        return opened[-1]
+
+    yield open_with
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is tried twice."""
+    monkeypatch.setenv("COOPFS_STORE_TIMEOUT", "0")
+
+
+def test_a_new_store_is_private_and_laid_out_as_a_local_one(
+    root: Path, store: RemoteFolderStore
+) -> None:
+    name = put_new(store, b"pack")
+    put_new(store, b"index", Kind.INDEX)
+    assert {path.name for path in root.iterdir()} == {*KINDS, "config"}
+    for path in [root, *root.rglob("*")]:
+        expected = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+    assert others_in(root) == set()
+    with LocalStore(root) as local:
+        assert local.get(Kind.DATA, name) == b"pack"
+        assert sizes(local, Kind.INDEX) == {name_of(b"index"): 5}
+
+
+def test_parents_are_made_and_a_relative_path_begins_at_the_logins_folder(
+    server: SshServer, tmp_path: Path
+) -> None:
+    with create_sftp_store(server.address(tmp_path / "a" / "b" / "c")) as store:
+        put_new(store, b"x")
+    assert (tmp_path / "a/b/c/data").is_dir()
+    target = sshchild.parse_sftp_address("sftp://host/~/x/y")
+    assert target.path == "x/y"
+    home = Path.home()
+    with sftp_store(server.address(f"/~/{os.path.relpath(tmp_path / 'a/b/c', home)}")) as store:
+        assert sizes(store, Kind.DATA) == {name_of(b"x"): 1}
+
+
+def test_what_is_there_is_never_made_a_store(server: SshServer, root: Path) -> None:
+    address = server.address(root)
+    root.mkdir()
+    (root / "letter.txt").write_text("mine")
+    with pytest.raises(NotAStore, match=r"not empty.*letter\.txt"):
+        create_sftp_store(address)
+    (root / "letter.txt").unlink()
+    with create_sftp_store(address) as store:
+        put_new(store, b"x")
+    with pytest.raises(NotAStore, match="objects in data/ but no config"):
+        create_sftp_store(address)
+    with sftp_store(address) as store:
+        store.put_config(b"config")
+    with pytest.raises(StoreError, match="holds a store already"):
+        create_sftp_store(address)
+    (root / "file").write_text("")
+    with pytest.raises(NotAStore, match="not a folder"):
+        create_sftp_store(server.address(root / "file"))
+
+
+def test_a_folder_that_is_not_there_is_not_a_store(server: SshServer, root: Path) -> None:
+    with sftp_store(server.address(root)) as store:
+        calls: list[Callable[[], object]] = [
+            store.get_config,
+            lambda: list(store.list(Kind.DATA)),
+            lambda: put_new(store, b"x"),
+        ]
+        for call in calls:
+            with pytest.raises(NotAStore, match="no such folder"):
+                call()
+    assert not root.exists()
+
+
+def test_a_folder_that_went_away_is_not_made_anew(
+    root: Path, store: RemoteFolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.close()
+    monkeypatch.setenv("COOPFS_STORE_TIMEOUT", "0")
+    with sftp_store(store.address) as again:
+        again.get_config()
+        for kind in KINDS:
+            (root / kind).rmdir()
+        (root / "config").unlink()  # as when its disk is unmounted
+        calls: list[Callable[[], object]] = [
+            lambda: put_new(again, b"x"),
+            lambda: list(again.list(Kind.DATA)),
+            lambda: again.get(Kind.DATA, name_of(b"x")),
+        ]
+        for call in calls:
+            with pytest.raises(StoreUnavailable, match="gone"):
+                call()
+    assert list(root.iterdir()) == []
+
+
+def test_a_symlink_or_a_folder_is_no_object(root: Path, store: RemoteFolderStore) -> None:
+    names = [name_of(b"1"), name_of(b"2")]
+    paths = [object_path(root, Kind.INDEX, name) for name in names]
+    paths[0].symlink_to(root / "config")
+    paths[1].mkdir()
+    for name in names:
+        with pytest.raises((StoreError, ObjectCorrupt)):
+            store.get(Kind.INDEX, name)
+        with pytest.raises(ObjectCorrupt, match="not a plain file"):
+            store.size(Kind.INDEX, name)
+        with pytest.raises(ObjectCorrupt, match="not a plain file"):
+            store.put(Kind.INDEX, name, b"1")
+    assert sizes(store, Kind.INDEX) == {}
+
+
+def test_an_object_replaced_under_a_kept_handle_is_read_anew(
+    root: Path, store: RemoteFolderStore
+) -> None:
+    name = put_new(store, b"long enough")
+    assert store.get(Kind.DATA, name, 0, 4) == b"long"
+    path = object_path(root, Kind.DATA, name)
+    path.with_name("new").write_bytes(b"other")
+    path.with_name("new").rename(path)
+    assert store.get(Kind.DATA, name) == b"other"
+
+
+def test_temporaries_of_broken_uploads_go_once_they_are_old(
+    root: Path, store: RemoteFolderStore
+) -> None:
+    put_new(store, b"x", Kind.INDEX)
+    old, young = root / "index" / ".tmp-1-ab", root / "index" / ".tmp-2-cd"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    list(store.list(Kind.INDEX))
+    put_new(store, b"y", Kind.INDEX)
+    assert others_in(root) == {".tmp-2-cd"}
+
+
+# --- faults of the line ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_an_upload_cut_in_the_middle_is_completed(
+    server: SshServer, store: RemoteFolderStore, root: Path, share: float
+) -> None:
+    data = some_bytes(8 << 20)
+    with SlowLine(server.port) as line, sftp_store(server.address(root, line.port)) as other:
+        other.get_config()
+        line.cut_after(up=int(share * len(data)))
+        name = put_new(other, data)
+        assert line.was_cut
+        assert line.connections == 2
+        put_new(other, b"whatever comes next takes the rest away")
+    assert store.get(Kind.DATA, name) == data
+    assert others_in(root) == set()
+
+
+def test_a_read_cut_in_the_middle_is_completed(
+    server: SshServer, store: RemoteFolderStore, root: Path
+) -> None:
+    data = some_bytes(8 << 20)
+    name = put_new(store, data)
+    with SlowLine(server.port) as line, sftp_store(server.address(root, line.port)) as other:
+        other.get_config()
+        line.cut_after(down=3 << 20)
+        assert other.get(Kind.DATA, name) == data
+        assert line.was_cut
+
+
+def test_many_threads_go_on_after_the_server_was_killed(
+    server: SshServer, store: RemoteFolderStore
+) -> None:
+    objects = [some_bytes(300_000, seed) for seed in range(3 * THREADS)]
+
+    def work(number: int) -> None:
+        if number == THREADS:
+            server.kill_sessions()
+        name = put_new(store, objects[number])
+        assert store.get(Kind.DATA, name, 7, 100_000) == objects[number][7:100_007]
+
+    in_threads(work, range(len(objects)))
+    assert len(sizes(store, Kind.DATA)) == len(objects)
+
+
+def test_a_server_that_stays_away_is_unavailable(
+    server: SshServer, root: Path, store: RemoteFolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COOPFS_STORE_TIMEOUT", "1")
+    with SlowLine(server.port) as line:
+        other = sftp_store(server.address(root, line.port))
+        other.get_config()
+    with other, pytest.raises(StoreUnavailable, match=r"refused.*given up .* after [2-9] tries"):
+        other.get_config()
+
+
+def test_a_closed_store_ends_its_ssh_and_wakes_who_waits(
+    server: SshServer, store: RemoteFolderStore, root: Path
+) -> None:
+    name = put_new(store, some_bytes(1 << 20))
+    with SlowLine(server.port, delay_s=3.0) as line:
+        line.delay_s = 0.0
+        other = sftp_store(server.address(root, line.port))
+        other.get_config()
+        line.delay_s = 60.0
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(other.get, Kind.DATA, name)
+            wait_until(lambda: waiting.running(), "the read to begin")
+            other.close()
+            with pytest.raises(StoreUnavailable):
+                waiting.result(timeout=10)
+
+
+@pytest.mark.parametrize("length", [16 << 10, 200 << 10])
+def test_a_range_of_a_kept_handle_costs_one_round_trip(
+    server: SshServer, store: RemoteFolderStore, root: Path, length: int
+) -> None:
+    data = some_bytes(1 << 20)
+    name = put_new(store, data)
+    with (
+        SlowLine(server.port, delay_s=0.015) as line,
+        sftp_store(server.address(root, line.port)) as other,
+    ):
+        other.get(Kind.DATA, name, 0, 1)
+        times = []
+        for offset in range(5, 300_005, 50_000):
+            begun = time.monotonic()
+            assert other.get(Kind.DATA, name, offset, length) == data[offset : offset + length]
+            times.append(time.monotonic() - begun)
+        assert 0.029 < min(times) < 0.055, times
+        begun = time.monotonic()
+        put_new(other, b"small")
+        assert time.monotonic() - begun < 0.2  # three, and slack
+
+
+# --- faults of the server -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_once", [True, False])
+def test_an_upload_whose_answer_was_lost_is_done(
+    faulty: Callable[..., RemoteFolderStore],
+    root: Path,
+    is_once: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COOPFS_STORE_TIMEOUT", "5")
+    store = faulty("lost-name", is_once=is_once)
+    name = put_new(store, b"arrived all the same")  # the second try finds it there
+    assert object_path(root, Kind.DATA, name).read_bytes() == b"arrived all the same"
+    put_new(faulty("none"), b"next")
+    assert store.get(Kind.DATA, name) == b"arrived all the same"
+
+
+def test_what_a_broken_upload_left_is_taken_away_by_the_next(
+    faulty: Callable[..., RemoteFolderStore], root: Path
+) -> None:
+    store = faulty("die-writing=500000", is_once=True)
+    data = some_bytes(1 << 20)
+    name = put_new(store, data)
+    assert store.get(Kind.DATA, name) == data
+    assert others_in(root) == set()
+
+
+@pytest.mark.parametrize("fault", ["no-links", "no-extensions", "short-reads"])
+def test_a_server_that_can_less_is_a_store_all_the_same(
+    faulty: Callable[..., RemoteFolderStore], root: Path, fault: str
+) -> None:
+    store = faulty(fault)
+    data = some_bytes(700_000)
+    name = put_new(store, data)
+    assert store.get(Kind.DATA, name) == data
+    assert store.get(Kind.DATA, name, 5, 300_000) == data[5:300_005]
+    put_new(store, data)
+    with pytest.raises(ObjectCorrupt):
+        store.put(Kind.DATA, name, b"another size")
+    assert store.get(Kind.DATA, name) == data
+    assert sizes(store, Kind.DATA) == {name: len(data)}
+    assert store.is_durable == (fault != "no-extensions")
+    assert (store.free_bytes() is None) == (fault == "no-extensions")
+    assert others_in(root) == set()
+
+
+def test_a_kept_handle_the_server_has_forgotten_is_opened_anew(
+    faulty: Callable[..., RemoteFolderStore],
+) -> None:
+    store = faulty("stale-handle=2")
+    name = put_new(store, b"0123456789")
+    assert store.get(Kind.DATA, name, 0, 5) == b"01234"
+    assert store.get(Kind.DATA, name, 5, 5) == b"56789"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [
+        ("die-reading", StoreUnavailable, "the connection broke"),
+        ("much-data", StoreError, "more data than was asked for"),
+        ("no-data", StoreError, "with nothing"),
+        ("wrong-id", StoreError, "nothing that was asked"),
+        ("short-attrs", StoreError, "nonsense"),
+        ("prints=Welcome to this machine, which is no SFTP server!", StoreError, "Welcome"),
+        ("old-version", StoreError, "version 2"),
+    ],
+)
+def test_nonsense_is_an_error_that_says_so(
+    faulty: Callable[..., RemoteFolderStore],
+    root: Path,
+    fault: str,
+    error: type[StoreError],
+    words: str,
+) -> None:
+    with LocalStore(root, is_new=True) as local:
+        name = put_new(local, b"0123456789")
+    with pytest.raises(error, match=words) as caught:
+        faulty(fault).get(Kind.DATA, name)
+    assert type(caught.value) is error
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fault", ["cut-listing", "endless-names"])
+def test_a_listing_that_is_cut_is_never_taken_for_whole(
+    faulty: Callable[..., RemoteFolderStore], root: Path, fault: str
+) -> None:
+    with LocalStore(root, is_new=True) as local:
+        put_new(local, b"x", Kind.INDEX)
+    with pytest.raises(StoreError):
+        list(faulty(fault).list(Kind.INDEX))
+
+
+def test_a_listing_cut_once_is_listed_again(
+    faulty: Callable[..., RemoteFolderStore], root: Path
+) -> None:
+    with LocalStore(root, is_new=True) as local:
+        names = {put_new(local, some_bytes(100, n), Kind.INDEX) for n in range(300)}
+    assert {*sizes(faulty("cut-listing", is_once=True), Kind.INDEX)} == names
+
+
+# --- not let in ---------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("impatient")
+def test_another_host_key_is_another_machine(tmp_path: Path, server: SshServer) -> None:
+    other = tmp_path / "other.pub"
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True
+    )
+    store = sftp_store(server.address(tmp_path))
+    server.known_hosts(other)
+    try:
+        with store, pytest.raises(StoreIdentity, match="another than the known one") as caught:
+            store.get_config()
+        assert "host key verification failed" in str(caught.value).lower()
+        server.known_hosts()
+        with (
+            sftp_store(server.address(tmp_path)) as store,
+            pytest.raises(StoreIdentity, match="not known here yet"),
+        ):
+            store.get_config()
+    finally:
+        server.known_hosts(server.base / "host_key.pub")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_key_that_is_not_authorized_is_denied(tmp_path: Path, server: SshServer) -> None:
+    authorized = server.base / "authorized_keys"
+    kept = authorized.read_bytes()
+    authorized.write_bytes(b"")
+    try:
+        with (
+            sftp_store(server.address(tmp_path)) as store,
+            pytest.raises(StoreDenied, match=r"does not let us in.*Permission denied"),
+        ):
+            store.get_config()
+    finally:
+        authorized.write_bytes(kept)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nobody_there_is_unavailable(tmp_path: Path, server: SshServer) -> None:
+    for address in (server.address(tmp_path, free_port()), "sftp://no-such-host.invalid/x"):
+        with sftp_store(address) as store, pytest.raises(StoreUnavailable, match="ssh said: ssh:"):
+            store.get_config()
+
+
+def test_a_machine_without_sftp_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with SshServer(tmp_path / "ssh", sftp="") as server:
+        monkeypatch.setenv(COMMAND_VARIABLE, server.command)
+        with (
+            sftp_store(server.address(tmp_path)) as store,
+            pytest.raises(StoreError, match="offers no SFTP"),
+        ):
+            store.get_config()
+
+
+def test_no_ssh_on_this_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COMMAND_VARIABLE, "/nowhere/ssh")
+    with sftp_store("sftp://host/x") as store, pytest.raises(StoreError, match="openssh-client"):
+        store.get_config()
+    for command in ("ssh 'half", " "):
+        monkeypatch.setenv(COMMAND_VARIABLE, command)
+        with sftp_store("sftp://host/x") as store, pytest.raises(UsageError, match="SSH_COMMAND"):
+            store.get_config()
+
+
+def test_what_ssh_says_is_understood(faulty: Callable[..., RemoteFolderStore]) -> None:
+    cases: list[tuple[str, type[StoreError]]] = [
+        ("Bad owner or permissions on /home/anna/.ssh/config", StoreError),
+        ("anna@partner: Permission denied (publickey).", StoreDenied),
+        ("Received disconnect: 2: Too many authentication failures", StoreDenied),
+        ("ssh: connect to host partner port 22: No route to host", StoreUnavailable),
+        ("ssh: connect to host partner port 22: Connection timed out", StoreUnavailable),
+        ("kex_exchange_identification: Connection closed by remote host", StoreUnavailable),
+        ("channel 0: open failed: connect failed\nstdio forwarding failed", StoreUnavailable),
+        ("", StoreUnavailable),
+        ("Host key verification failed.", StoreIdentity),
+    ]
+    for words, error in cases:
+        found = sshchild.explain("anna@partner", "no connection", words)
+        assert type(found) is error, words
+        assert words.partition("\n")[0] in str(found)
+
+
+def test_a_folder_that_may_not_be_written_is_denied(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LocalStore.create(root) as local:
+        local.put_config(b"config")
+        name = put_new(local, b"x")
+    with SshServer(tmp_path / "ssh", sftp="internal-sftp -R") as server:
+        monkeypatch.setenv(COMMAND_VARIABLE, server.command)
+        with sftp_store(server.address(root)) as store:
+            assert store.get(Kind.DATA, name) == b"x"
+            store.put(Kind.DATA, name, b"x")  # done already
+            for call in (lambda: put_new(store, b"y"), lambda: store.delete(Kind.DATA, name)):
+                with pytest.raises(StoreDenied, match="rights"):
+                    call()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_named_and_nothing_of_it_stays(server: SshServer, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
+    try:
+        with create_sftp_store(server.address(disk / "store")) as store:
+            small = put_new(store, some_bytes(1 << 20))
+            with pytest.raises(StoreFull, match=r"no room left.*free on that disk: \d+ bytes"):
+                put_new(store, some_bytes(8 << 20))
+            assert others_in(disk / "store") == set()
+            free = store.free_bytes()
+            assert free is not None
+            assert 2 << 20 < free <= 3 << 20
+            put_new(store, some_bytes(1 << 20, 2))
+            assert store.size(Kind.DATA, small) == 1 << 20
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+# --- addresses ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "user", "port", "path"),
+    [
+        ("sftp://host/srv/store", "host", None, None, "/srv/store"),
+        ("SFTP://anna@host:2222/srv/store/", "host", "anna", 2222, "/srv/store"),
+        ("sftp://a%40b@[fe80::1%25eth0]/x%20y", "fe80::1%eth0", "a@b", None, "/x y"),
+        ("sftp://host/~/backup", "host", None, None, "backup"),
+        ("sftp://host/~", "host", None, None, "."),
+        ("sftp://host/", "host", None, None, "/"),
+        ("sftp://host/~anna/x", "host", None, None, "/~anna/x"),
+    ],
+)
+def test_an_address_is_taken_apart(
+    address: str, host: str, user: str | None, port: int | None, path: str
+) -> None:
+    assert sshchild.parse_sftp_address(address) == sshchild.SshTarget(host, user, port, path)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sftp://",
+        "sftp://host",
+        "sftp:///path",
+        "sftp://host:0/x",
+        "sftp://host:99999/x",
+        "sftp://host:ssh/x",
+        "sftp://-oProxyCommand=evil/x",
+        "sftp://-l@host/x",
+        "sftp://host%20name/x",
+        "sftp://anna:hunter2@host/x",
+        "sftp://host/a%00b",
+    ],
+)
+def test_a_mistaken_address_is_refused_and_no_secret_shown(address: str) -> None:
+    for call in (open_store, create_store, absolute_address):
+        with pytest.raises(UsageError, match="sftp") as caught:
+            call(address)
+        assert "hunter2" not in str(caught.value)
+
+
+def test_the_command_leaves_the_users_options_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COMMAND_VARIABLE, "ssh -o ServerAliveInterval=60")
+    target = sshchild.SshTarget("host", "anna", 2222, "/x")
+    words = sshchild.ssh_command(target, may_ask=False)
+    assert words[:3] == ["ssh", "-o", "ServerAliveInterval=60"]
+    assert words[-4:] == ["-s", "--", "host", "sftp"]
+    assert "BatchMode=yes" in words
+    asking = sshchild.ssh_command(target, may_ask=True)
+    assert "BatchMode=yes" not in asking
