@@ -125,10 +125,11 @@ class Index:
                 "SELECT 1 FROM chunks WHERE prefix = ? LIMIT 1", (chunk_id[:PREFIX_LEN],)
             ).fetchone()
             return row is not None
-        return any(
-            self.block(location.block_no).pack_no not in self._unusable
-            for location in self._locations(chunk_id)
-        )
+        rows = self._state.connection.execute(
+            "SELECT pack_no FROM chunks JOIN blocks USING (block_no) WHERE prefix = ?",
+            (chunk_id[:PREFIX_LEN],),
+        ).fetchall()
+        return any(pack_no not in self._unusable for (pack_no,) in rows)
 
     def first_location(self, chunk_id: bytes) -> ChunkLocation:
         """Return the best location of *chunk_id* (ChunkMissing); the quick way to read."""
@@ -239,6 +240,13 @@ class Index:
         """Return the packs that became known after the one with that number."""
         rows = self._state.connection.execute(f"{_SELECT_PACK} WHERE pack_no > ?", (pack_no,))
         return [_pack_of_row(row) for row in rows.fetchall()]
+
+    def audit_answers(self, pack_no: int) -> bytes:
+        """Return a pack's answers to the questions of audits, 32 bytes each."""
+        row = self._state.connection.execute(
+            "SELECT audit_answers FROM packs WHERE pack_no = ?", (pack_no,)
+        ).fetchone()
+        return bytes(row[0]) if row else b""
 
     def blocks_of(self, pack_no: int) -> list[BlockInfo]:
         """Return the blocks of a pack in order."""
