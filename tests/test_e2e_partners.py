@@ -257,6 +257,7 @@ def test_an_audit_transfers_nothing_and_finds_what_is_not_there_any_more(two: Tw
         assert summary["proved"] == summary["packs"]
         assert summary["read_len"] == 0
         assert "proved" in anna.ok("audit").out
+        assert "all right" in anna.ok("partner", "status", "berta").out
         folder = berta.root / "partners" / "anna" / "objects" / "data"
         largest = max(folder.glob("*/*"), key=lambda path: path.stat().st_size)
         data = bytearray(largest.read_bytes())

@@ -145,3 +145,17 @@ def test_another_hosts_packs_are_read_not_asked_about(kept: Lab) -> None:
         assert (result.proved, bad) == (0, {})
         assert result.read_len > 0
         assert store.requests["prove", "data"] == 0
+
+
+def test_what_the_keeper_itself_finds_damaged_is_sent_again(
+    kept: Lab, no_race: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kept.open() as (archive, _):
+        pack = max(archive.index.packs(), key=lambda pack: pack.size)
+        told = [pack.pack_id, os.urandom(32)]
+    monkeypatch.setattr(FaultyStore, "damaged_packs", lambda self: told)
+    report = kept.take()
+    with kept.open() as (archive, store):
+        assert not archive.index.is_usable(pack.pack_no)
+        store.inner.delete(Kind.DATA, pack.pack_id)
+        kept.expect_archived(report)

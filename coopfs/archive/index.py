@@ -125,10 +125,11 @@ class Index:
                 "SELECT 1 FROM chunks WHERE prefix = ? LIMIT 1", (chunk_id[:PREFIX_LEN],)
             ).fetchone()
             return row is not None
-        return any(
-            self.block(location.block_no).pack_no not in self._unusable
-            for location in self._locations(chunk_id)
-        )
+        rows = self._state.connection.execute(
+            "SELECT pack_no FROM chunks JOIN blocks USING (block_no) WHERE prefix = ?",
+            (chunk_id[:PREFIX_LEN],),
+        ).fetchall()
+        return any(pack_no not in self._unusable for (pack_no,) in rows)
 
     def first_location(self, chunk_id: bytes) -> ChunkLocation:
         """Return the best location of *chunk_id* (ChunkMissing); the quick way to read."""

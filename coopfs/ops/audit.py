@@ -32,7 +32,7 @@ from coopfs.format.sealing import Opener, Section
 from coopfs.ids import ObjectId, PackId, short_hex
 from coopfs.ops.progress import Progress
 from coopfs.ops.proofs import Prover
-from coopfs.store.base import Kind
+from coopfs.store.base import AUDIT_PASSED, Kind
 
 SAMPLES_MAX: Final = 1_000_000  # a typing error should not read for a month
 EXTRA_META: Final = 32  # metadata packs of which a block is read besides: without them all is lost
@@ -148,6 +148,9 @@ def audit_archive(
         proved=sum(check.block is None for check in checks),
     )
     _keep(archive.state_folder, result)
+    archive.store.note_audit(
+        result.time_ns, AUDIT_PASSED if result.is_passed else f"{result.bad_packs} packs bad"
+    )
     return result, bad
 
 

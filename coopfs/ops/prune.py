@@ -138,6 +138,7 @@ class _Prune:
         self._choice = Choice((), (), 0, 0)
         self._unindexed: list[ObjectId] = []  # to be marked
         self._gone: set[PackId] = set()  # deleted by this run
+        self._secured: set[PackId] = set()  # marked by this run: what is needed lies elsewhere
 
     # --- looking ------------------------------------------------------------------
 
@@ -267,6 +268,7 @@ class _Prune:
         def on_done(pack_ids: list[PackId]) -> None:
             put_marks(self._archive, admin, pack_ids)
             marked.update(pack_ids)
+            self._secured.update(pack_ids)
 
         packs = [pack for pack in index.packs() if pack.pack_id in going]
         self._progress.start(len(packs), None)
@@ -294,11 +296,13 @@ class _Prune:
             due = self._due()
             if not due:
                 return
-            ready: set[PackId] = set()
+            if has_changed:
+                self._secured.clear()  # another snapshot may need it, another mark hit the copy
+            ready = due & self._secured
             before = copier.copied.chunks
             copier.excluded = exclude(self._archive, due | self._missing())
             packs = [pack for pack in self._archive.index.packs() if pack.pack_id in due]
-            copier.secure(packs, ready.update)
+            copier.secure([pack for pack in packs if pack.pack_id not in ready], ready.update)
             indexed = {pack.pack_id for pack in packs}
             ready |= due - indexed  # in no index: nothing can need it
             if copier.copied.chunks == before and not has_changed and _is_fresh(looked_s):

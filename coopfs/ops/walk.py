@@ -61,12 +61,10 @@ class Walker:
         self._rules = rules
         self._progress = progress
         self._stack: list[OpenFolder] = []
-        # Witnesses are believed at once unless a pack left the index since they were written.
-        self.must_look = (
-            is_wary
-            or not archive.index.is_whole
-            or witnesses.generation() != archive.index.generation
-        )
+        # Witnesses are believed at once unless a pack left the index, was marked or was lost
+        # since a run last looked at all of them.  Marked packs may stay for a week: what was
+        # looked at since relies on none.
+        self.must_look = is_wary or witnesses.generation() != archive.index.generation
         self.tally = Tally()
         self.files = FileStorer(reader, archive.keys.record_id_key, self.tally)
         self.rows: list[Witness] = []  # of folders stored since the last checkpoint

@@ -49,6 +49,9 @@ class ObjectInfo:
     size: int  # bytes
 
 
+AUDIT_PASSED: Final = "all right"  # what Store.note_audit() is told then
+
+
 class Store(ABC):
     """Named byte objects at the partner.
 
@@ -124,6 +127,14 @@ class Store(ABC):
             ObjectNotFound: the keeper says that it has no such pack.
         """
         raise StoreError(f"{object_label(Kind.DATA, name)}: this store cannot be asked for a proof")
+
+    def damaged_packs(self) -> Sequence[ObjectId]:
+        """Return packs of which the keeper itself says that they are damaged; untrusted."""
+        return ()
+
+    def note_audit(self, time_ns: int, outcome: str) -> None:
+        """Remember, where partners are listed, how an audit went: *outcome* in a few words."""
+        return
 
     @abstractmethod
     def get_config(self) -> bytes:
