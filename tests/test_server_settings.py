@@ -230,7 +230,3 @@ def test_serve_says_what_is_missing_to_serve(tmp_path: Path) -> None:
         "serve", "--restic-listen", "127.0.0.1:0", "--restic-certificate", tmp_path / "missing"
     )
     assert ran.code == 1 and "missing" in ran.err
-
-
-def test_confirm_clock_says_what_it_confirmed(tmp_path: Path) -> None:
-    assert "not in doubt" in Host(tmp_path).ok("serve", "confirm-clock").out
