@@ -34,7 +34,7 @@ _END_S: Final = 3.0  # seconds for a process to end and its last words to arrive
 # ssh(1) notices a dead line within half a minute, so that reading is tried again while
 # somebody still waits.  The rest is what sftp(1) itself turns off: none of it is wanted.
 _OPTIONS: Final = (
-    *("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"),
+    *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=4"),
     *("-o", "ForwardAgent=no", "-o", "ForwardX11=no", "-o", "ClearAllForwardings=yes"),
     *("-o", "PermitLocalCommand=no", "-o", "RemoteCommand=none", "-T"),
 )
