@@ -43,6 +43,7 @@ class Fake:
     def __init__(self, fault: str) -> None:
         self.fault, _, self.argument = fault.partition("=")
         self.reads = 0
+        self.lies: set[bytes] = set()
         self.watched: set[bytes] = set()  # ids of requests whose reply matters
         assert SFTP_SERVER is not None
         self.server = subprocess.Popen(
@@ -73,6 +74,9 @@ class Fake:
         if self.fault == "no-links" and is_link:
             # The name of a request the server does not know: it says so.
             return [(op, rest.replace(b"hardlink", b"softlink"))]
+        if self.fault == "linked-lies" and is_link:
+            self.lies.add(rest[:4])
+            return [(op, rest.replace(b"hardlink", b"softlink"))]
         if self.fault == "short-reads" and op == READ:
             (length,) = struct.unpack(">I", rest[-4:])
             return [(op, rest[:-4] + struct.pack(">I", max(length // 3, 1)))]
@@ -87,8 +91,12 @@ class Fake:
         """Return what the client is to get for a reply, or die."""
         if rest[:4] in self.watched:
             end()
+        if rest[:4] in self.lies:
+            return [(op, rest[:4] + bytes(12))]  # done
         if op == VERSION and self.fault == "no-extensions":
             return [(op, rest[:4])]
+        if op == VERSION and self.fault == "linked-lies":
+            return [(op, rest.replace(b"fsync@openssh.com", b"fsick@openssh.com"))]
         if op == VERSION and self.fault == "old-version":
             return [(op, struct.pack(">I", 2))]
         if op == NAME and self.fault == "cut-listing":

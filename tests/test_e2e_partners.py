@@ -247,6 +247,34 @@ def test_a_prune_moves_to_the_partners_trash_where_it_can_be_had_back(two: Two) 
         assert before.items() <= packs(berta, anna).items()
 
 
+def test_an_audit_transfers_nothing_and_finds_what_is_not_there_any_more(two: Two) -> None:
+    anna, berta = two.anna, two.berta
+    two.pair()
+    with berta.serving():
+        two.back_up(anna, berta)
+        summary = anna.ok("audit", "--json").lines()[-1]
+        assert summary["is_passed"]
+        assert summary["proved"] == summary["packs"]
+        assert summary["read_len"] == 0
+        assert "proved" in anna.ok("audit").out
+        assert "all right" in anna.ok("partner", "status", "berta").out
+        folder = berta.root / "partners" / "anna" / "objects" / "data"
+        largest = max(folder.glob("*/*"), key=lambda path: path.stat().st_size)
+        data = bytearray(largest.read_bytes())
+        data[len(data) // 2] ^= 1
+        largest.chmod(0o600)
+        largest.write_bytes(data)
+        ran = anna.run("audit", "--json")
+        assert ran.code == 1
+        assert [line["object"] for line in ran.lines() if line["type"] == "damage"] == [
+            largest.name
+        ]
+        # The next snapshot sends again what was in it.
+        anna.ok("snapshot", two.source(anna))
+        out = restored(anna, two.source(anna), two.base / "out")
+        assert content(out) == content(two.source(anna))
+
+
 def test_partners_see_what_they_hold_for_each_other(two: Two) -> None:
     anna, berta = two.anna, two.berta
     two.pair()

@@ -205,7 +205,7 @@ def test_the_command_says_what_was_shown_and_stats_shows_the_trend(tmp_path: Pat
     host.ok("snapshot", tmp_path / "file", "--series", "s")
     assert "audits" not in host.ok("stats").out
     said = host.ok("audit").out
-    assert "read 299 random blocks" in said
+    assert "drew 299 random blocks" in said
     assert "with 95 % confidence less than 1 % of the stored bytes are missing" in said
     assert "not shown" in said
     summary = host.ok("audit", "--confidence", "99.5", "--loss", "10", "--json").lines()[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -196,6 +197,24 @@ async def test_a_waiting_line_that_is_cut_is_replaced(tmp_path: Path, berta: Ide
                 wire.sock.shutdown(socket.SHUT_RDWR)
             await until(lambda: len(side.wires) >= 2 * dialling.LINES)
             assert await ask(side, b"hello") == b"hello"
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_partner_that_was_removed_and_made_anew_is_reached(
+    tmp_path: Path, berta: Identity
+) -> None:
+    with trio.fail_after(DEADLINE_S):
+        async with reachable(tmp_path / "here", berta) as side, trio.open_nursery() as nursery:
+            save_dial_place(tmp_path / "there", side.place())
+            nursery.start_soon(keep_dialling, tmp_path / "there", berta, echo)
+            await until(side.socket_path.exists)
+            shutil.rmtree(side.socket_path.parent)
+            side.socket_path.parent.mkdir()
+            for wire in side.wires[:]:
+                if wire.sock.fileno() >= 0:
+                    wire.sock.shutdown(socket.SHUT_RDWR)
+            await until(side.socket_path.exists)
+            assert await ask(side, b"hello again") == b"hello again"
             nursery.cancel_scope.cancel()
 
 

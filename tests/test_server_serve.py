@@ -221,7 +221,7 @@ def test_two_servers_never_share_a_folder(root: Path) -> None:
 
 
 def test_garbage_and_floods_are_answered_or_cut_off(root: Path) -> None:
-    limits(root, head_s=2, handshake_s=2)
+    limits(root, head_s=1, handshake_s=1)
     with Serving(root, "--http", "127.0.0.1:0") as server:
         where = ("127.0.0.1", int(server.addresses["http"].rpartition(":")[2]))
 
@@ -305,7 +305,7 @@ def test_requests_may_follow_each_other_without_waiting(root: Path) -> None:
 
 
 def test_slow_and_endless_clients_are_cut_off_and_leave_nothing(root: Path) -> None:
-    limits(root, stall_s=2, slow_bytes_per_s=500)
+    limits(root, stall_s=1, slow_bytes_per_s=500)
     data = os.urandom(3 << 20)
     name = name_of(data)
     head = (
@@ -360,8 +360,26 @@ def test_slow_clients_keep_no_thread_from_others(root: Path) -> None:
         began = time.monotonic()
         server.put(b"in between")
         assert time.monotonic() - began < 10
-        for sock, body in socks:
-            sock.sendall(body[1000:])
+        # Nor when they drip so that each waits only for moments.
+        stop = threading.Event()
+
+        def drip() -> None:
+            sent = 1000
+            while not stop.is_set():
+                for sock, body in socks:
+                    sock.sendall(body[sent : sent + 10])
+                sent += 10
+            for sock, body in socks:
+                sock.sendall(body[sent:])
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        large = os.urandom(8 << 20)
+        began = time.monotonic()
+        server.put(large)
+        assert time.monotonic() - began < 10
+        stop.set()
+        dripping.join()
         for sock, _ in socks:
             assert statuses(sock.recv(4096)) == [200]
             sock.close()
@@ -445,9 +463,9 @@ def test_rates_hold_and_can_be_changed_while_running(root: Path) -> None:
 
 
 def test_restores_go_before_uploads(root: Path) -> None:
-    limits(root, receive_rate="40M", send_rate="40M")  # 5 MB/s each way
+    limits(root, receive_rate="80M", send_rate="80M")  # 10 MB/s each way
     with Serving(root) as server:
-        kept = os.urandom(15_000_000)
+        kept = os.urandom(12_000_000)
         name = server.put(kept)
         restoring = threading.Thread(target=server.ask, args=("GET", f"/anna/data/{name}"))
 
@@ -458,11 +476,11 @@ def test_restores_go_before_uploads(root: Path) -> None:
         restoring.start()
         wait_until(uploads_make_way, "a restore")
         data = os.urandom(1_500_000)
-        beside = seconds_of(lambda: server.put(data))  # a tenth of 5 MB/s is left: 3 s
+        beside = seconds_of(lambda: server.put(data))  # a tenth of 10 MB/s is left: 1.5 s
         restoring.join()
         wait_until(lambda: not uploads_make_way(), "its end")
         alone = seconds_of(lambda: server.put(data + b"!"))
-        assert beside > 1.5 and alone < beside / 2
+        assert beside > 0.8 and alone < beside / 2
 
 
 # --- figures, the log, the end ----------------------------------------------------
@@ -536,9 +554,7 @@ def test_grace_has_an_end_and_half_an_upload_leaves_nothing(root: Path) -> None:
         head = f"POST /anna/data/{'0' * 64} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"
         busy.sendall(head.encode() + b"x" * 1000)
         wait_until(lambda: list((root / "partners/anna/incoming").iterdir()), "the upload")
-        began = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 20
         assert list((root / "partners/anna/incoming").iterdir()) == []
 
 

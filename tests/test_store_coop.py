@@ -344,7 +344,10 @@ def test_a_partner_who_has_not_dialled_in_is_said_to_be_away(
     access, _ = served.new_access()
     hidden = replace(access, endpoint=None, socket=str(tmp_path / "dial.sock"))
     save_access(served.client.dirs, hidden)
-    with open_store(f"coop://{access.name}") as store, pytest.raises(StoreUnavailable):
+    with (
+        open_store(f"coop://{access.name}") as store,
+        pytest.raises(StoreUnavailable, match="dials in to coopfs serve here"),
+    ):
         store.get_config()
 
 

@@ -33,7 +33,7 @@ from coopfs.errors import (
     StoreUnavailable,
     UsageError,
 )
-from coopfs.store import ftpconnection
+from coopfs.store import ftpconnection, ftppool
 from coopfs.store.base import KINDS, Kind
 from coopfs.store.ftp import create_ftp_store, ftp_store
 from coopfs.store.ftpaddress import parse_ftp_address
@@ -189,7 +189,9 @@ def test_the_server_does_insist_on_the_session(
         put_new(store, b"whatever the suite shows is by a session that is used again")
 
 
-def test_ranges_in_a_row_are_one_transfer(root: Path, plain: PyftpdlibServer) -> None:
+def test_ranges_in_a_row_are_one_transfer(
+    root: Path, plain: PyftpdlibServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_local(root)
     data = some_bytes(3 << 20)
     with (
@@ -205,9 +207,12 @@ def test_ranges_in_a_row_are_one_transfer(root: Path, plain: PyftpdlibServer) ->
         assert line.commands["RETR"] == 2
         assert store.get(Kind.DATA, name, step + 7, step) == data[step + 7 : 2 * step + 7]
         assert line.commands["RETR"] == 2
+        monkeypatch.setattr(ftppool, "PARKED_MAX_S", -1.0)  # too old to be trusted
+        store.get(Kind.DATA, name, 2 * step + 7, step)
+        assert line.commands["RETR"] == 3
         store.delete(Kind.DATA, name)
         with pytest.raises(ObjectNotFound):
-            store.get(Kind.DATA, name, 2 * step + 7, step)
+            store.get(Kind.DATA, name, 3 * step + 7, step)
 
 
 @pytest.mark.usefixtures("impatient")

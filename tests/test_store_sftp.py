@@ -11,7 +11,7 @@ from pathlib import Path
 import fakessh
 import pytest
 from mounting import wait_until
-from servers import free_port
+from servers import Server, accepts, free_port, program
 from slowline import SlowLine
 from sshservers import SshServer
 from store_suite import (
@@ -374,7 +374,7 @@ def test_what_a_broken_upload_left_is_taken_away_by_the_next(
     assert others_in(root) == set()
 
 
-@pytest.mark.parametrize("fault", ["no-links", "no-extensions", "short-reads"])
+@pytest.mark.parametrize("fault", ["no-links", "no-extensions", "short-reads", "linked-lies"])
 def test_a_server_that_can_less_is_a_store_all_the_same(
     faulty: Callable[..., RemoteFolderStore], root: Path, fault: str
 ) -> None:
@@ -388,9 +388,38 @@ def test_a_server_that_can_less_is_a_store_all_the_same(
         store.put(Kind.DATA, name, b"another size")
     assert store.get(Kind.DATA, name) == data
     assert sizes(store, Kind.DATA) == {name: len(data)}
-    assert store.is_durable == (fault != "no-extensions")
+    assert store.is_durable == (fault in ("no-links", "short-reads"))
     assert (store.free_bytes() is None) == (fault == "no-extensions")
     assert others_in(root) == set()
+
+
+def test_a_server_of_another_make_is_a_store_too(
+    tmp_path: Path, server: SshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    key = server.base / "client_key"
+    rclone = Server(
+        [
+            *(program("rclone"), "serve", "sftp", tmp_path, "--addr", f"127.0.0.1:{port}"),
+            *("--authorized-keys", f"{key}.pub", "--key", server.base / "host_key"),
+        ],
+        lambda: accepts(port),
+        RCLONE_CONFIG="/dev/null",
+    )
+    monkeypatch.setenv(COMMAND_VARIABLE, server.command)
+    with rclone, create_sftp_store(server.address("/store", port)) as store:
+        data = some_bytes(3 << 20)
+        name = put_new(store, data)
+        put_new(store, data)
+        assert store.get(Kind.DATA, name) == data
+        assert store.get(Kind.DATA, name, 70_000, 1 << 20) == data[70_000 : 70_000 + (1 << 20)]
+        assert sizes(store, Kind.DATA) == {name: len(data)}
+        assert not store.is_durable
+        store.put_config(b"config")
+        with pytest.raises(StoreError, match="config"):
+            store.put_config(b"another")
+    assert object_path(tmp_path / "store", Kind.DATA, name).read_bytes() == data
+    assert others_in(tmp_path / "store") == set()
 
 
 def test_a_kept_handle_the_server_has_forgotten_is_opened_anew(

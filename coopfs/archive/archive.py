@@ -48,7 +48,7 @@ from coopfs.format.nodes import (
     iter_spans,
 )
 from coopfs.format.tree import Entry, Span
-from coopfs.ids import ObjectId, SpanNodeId, TreeId, short_hex
+from coopfs.ids import ObjectId, PackId, SpanNodeId, TreeId, short_hex
 from coopfs.store.base import Kind, Store
 
 KEPT_CONFIG: Final = "config"  # in the state folder: as the store last showed it
@@ -247,6 +247,23 @@ class Archive:
             )
         verify_body(opened, self.config.archive_id, writer.public_key)
         return content
+
+    def heed_keeper(self) -> None:
+        """Rely no more on packs that the store's keeper itself has found damaged.
+
+        What is in them is then stored again.  A keeper who lies fills its own disk.
+
+        Raises:
+            StoreUnavailable: the partner cannot be reached.
+        """
+        told = {PackId(name) for name in self.store.damaged_packs()}
+        hurt = [
+            pack.pack_id
+            for pack in (self.index.packs() if told else ())
+            if pack.pack_id in told and self.index.is_usable(pack.pack_no)
+        ]
+        if hurt:
+            self.index.mark_all_lost(hurt, "damaged, as its keeper has found")
 
     def fetch_metadata(self) -> None:
         """Copy what is not here yet of trees to the disk cache, so that names never wait.

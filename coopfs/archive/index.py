@@ -241,6 +241,13 @@ class Index:
         rows = self._state.connection.execute(f"{_SELECT_PACK} WHERE pack_no > ?", (pack_no,))
         return [_pack_of_row(row) for row in rows.fetchall()]
 
+    def audit_answers(self, pack_no: int) -> bytes:
+        """Return a pack's answers to the questions of audits, 32 bytes each."""
+        row = self._state.connection.execute(
+            "SELECT audit_answers FROM packs WHERE pack_no = ?", (pack_no,)
+        ).fetchone()
+        return bytes(row[0]) if row else b""
+
     def blocks_of(self, pack_no: int) -> list[BlockInfo]:
         """Return the blocks of a pack in order."""
         rows = self._state.connection.execute(

@@ -21,6 +21,7 @@ from coopfs.archive.archive import Archive
 from coopfs.archive.packer import FinishedPack, Piece, pack_here
 from coopfs.archive.packer_process import PackerProcess
 from coopfs.errors import ObjectNotFound
+from coopfs.format.audit import audit_answers
 from coopfs.format.body import seal_body
 from coopfs.format.index import IndexedPack, IndexObject, encode_index
 from coopfs.format.keys import Role, SigningKey
@@ -29,6 +30,7 @@ from coopfs.format.sealing import decode_header
 from coopfs.ids import ChunkId, PackId, SpanNodeId, TreeId, short_hex
 from coopfs.store.base import Kind
 
+AUDIT_ANSWERS: Final = 4  # a pack; an audit uses one of each pack it draws
 PUT_THREADS: Final = 2
 INDEX_CHUNKS: Final = 1 << 20  # in one index object: 40 MB of the 256 it may have
 SMALL_LEN: Final = 4 << 20  # bytes of new chunks; so few are not worth another process
@@ -186,9 +188,15 @@ class ArchiveWriter:
         what = f"pack {short_hex(pack.pack_id)}"
         header = decode_header(pack.header, what, PACK_ROLES)
         directory = decode_directory(pack.directory, pack.signature, what)
+        store = self._archive.store
+        answers: tuple[bytes, ...] = ()
         try:
-            self._archive.store.put(Kind.DATA, pack.pack_id, pack.data)
+            store.put(Kind.DATA, pack.pack_id, pack.data)
             size = len(pack.data)
+            if store.can_prove:  # 5 ms of CPU an answer and pack, so only where it is of use
+                answers = audit_answers(
+                    self._keys.audit_key, pack.pack_id, [pack.data], AUDIT_ANSWERS
+                )
             if header.role is Role.META:
                 self._archive.blocks.keep_pack(pack.pack_id, directory, memoryview(pack.data))
         finally:
@@ -199,7 +207,7 @@ class ArchiveWriter:
                 "INSERT OR REPLACE INTO unindexed_packs VALUES (?, ?, ?, ?, ?)",
                 (pack.pack_id, size, pack.header, pack.directory, pack.signature),
             )
-        return IndexedPack(pack.pack_id, size, header, directory)
+        return IndexedPack(pack.pack_id, size, header, directory, answers)
 
     def _take_packs(self, *, wait: bool) -> None:
         """Collect packs that are stored; with *wait* all that are on their way."""

@@ -34,6 +34,10 @@ BAD_SHOWN = 20  # on the screen; --json has all
 def command(ctx: Context, confidence: float, loss: float) -> int:
     """Read random blocks from the store, and say what that shows.
 
+    A partner's server (coop://) is asked instead to prove that it has the whole packs in
+    which they lie, which transfers nothing, as long as this host wrote them and has answers
+    that were not asked for before.
+
     299 of them, whatever the archive's size, find a loss of 1 % with 95 % confidence.
     What is found missing or damaged is sent again by the next snapshot, where the source
     still has it.
@@ -74,10 +78,17 @@ def _show(ctx: Context, result: AuditResult, bad: dict[PackId, str]) -> None:
     if len(bad) > BAD_SHOWN:
         ctx.warn(f"and {len(bad) - BAD_SHOWN:,} more (--json has all)")
     ctx.echo(
-        f"read {count(result.samples, 'random block')} of {size_text(result.stored_len)} in "
+        f"drew {count(result.samples, 'random block')} of {size_text(result.stored_len)} in "
         f"{count(result.packs, 'pack')}, and {count(result.extra, 'block')} of metadata and of "
-        f"the newest packs: {size_text(result.read_len)}"
+        f"the newest packs; read {size_text(result.read_len)}"
     )
+    if result.proved:
+        ctx.echo(
+            f"of {count(result.proved, 'pack')} the partner's server proved, without sending them, "
+            "that it has every byte"
+            if result.is_passed
+            else f"asked the partner's server to prove that it has {count(result.proved, 'pack')}"
+        )
     if result.is_passed:
         ctx.echo(
             f"all right: with {percent(result.confidence)} confidence less than "

@@ -58,6 +58,8 @@ def list_(ctx: Context, root: Path | None) -> None:
 
 
 def _row(partner: Partnership) -> tuple[str, ...]:
+    from coopfs.store.base import AUDIT_PASSED
+
     contact, access = partner.contact, partner.access
     usage, granted = partner.usage, partner.granted
     quota = contact.quota if contact.quota is not None or access is None else access.quota
@@ -71,7 +73,7 @@ def _row(partner: Partnership) -> tuple[str, ...]:
         _size(usage.used if usage else None),
         _quota(granted.quota_bytes if granted else None),
         _day(contact.time_ns),
-        _day(contact.audited_ns),
+        "FAILED" if contact.audit not in (None, AUDIT_PASSED) else _day(contact.audited_ns),
         "-" if ahead is None else f"{ahead / 1000:+.0f} s",
     )
 

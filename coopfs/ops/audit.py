@@ -3,7 +3,8 @@
 Owns the arithmetic and the drawing.  Blocks are drawn uniformly over stored bytes, with
 replacement, so that *n* good samples say: were a share *loss* of the bytes gone, at least
 one sample would have hit it with the probability *confidence*, 1 - (1 - loss)^n.  Nothing
-comes from a cache, and nobody but this process knows what is drawn.
+comes from a cache, and nobody but this process knows what is drawn.  Where the partner's
+server can prove that it has a pack (:mod:`coopfs.ops.proofs`), the pack is not read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import random
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -29,7 +31,8 @@ from coopfs.format.codec import decompress
 from coopfs.format.sealing import Opener, Section
 from coopfs.ids import ObjectId, PackId, short_hex
 from coopfs.ops.progress import Progress
-from coopfs.store.base import Kind
+from coopfs.ops.proofs import Prover
+from coopfs.store.base import AUDIT_PASSED, Kind
 
 SAMPLES_MAX: Final = 1_000_000  # a typing error should not read for a month
 EXTRA_META: Final = 32  # metadata packs of which a block is read besides: without them all is lost
@@ -76,6 +79,7 @@ class AuditResult:
     packs: int  # in the index, not marked by a prune
     stored_len: int  # bytes of their blocks
     read_len: int  # bytes
+    proved: int = 0  # packs of which the partner's server was asked to prove that it has them
 
     @property
     def is_passed(self) -> bool:
@@ -113,16 +117,18 @@ def audit_archive(
         elif size != pack.size:
             bad[pack.pack_id] = f"has {size} bytes where {pack.size} were stored"
     samples = [*draw.samples(wanted), *draw.extras()]
+    prover = Prover(archive)
+    checks = _checks(samples, prover)
     read_len = bad_samples = 0
-    progress.start(len(samples), None)
+    progress.start(len(checks), None)
     with ThreadPoolExecutor(THREADS, "coopfs-audit") as pool:
         try:
-            checked = pool.map(lambda sample: _problem(archive, sample), samples)
-            for number, (sample, problem) in enumerate(zip(samples, checked, strict=True), 1):
-                read_len += sample.block.sealed_len
+            problems = pool.map(lambda check: check.problem(archive, prover), checks)
+            for number, (check, problem) in enumerate(zip(checks, problems, strict=True), 1):
+                read_len += check.block.sealed_len if check.block else 0
                 if problem:
-                    bad.setdefault(sample.pack.pack_id, problem)
-                    bad_samples += not sample.is_extra
+                    bad.setdefault(check.pack.pack_id, problem)
+                    bad_samples += check.samples
                 progress.update(files=number, bytes_=read_len)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -139,9 +145,44 @@ def audit_archive(
         packs=len(draw.packs),
         stored_len=draw.total_len,
         read_len=read_len,
+        proved=sum(check.block is None for check in checks),
     )
     _keep(archive.state_folder, result)
+    archive.store.note_audit(
+        result.time_ns, AUDIT_PASSED if result.is_passed else f"{result.bad_packs} packs bad"
+    )
     return result, bad
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """One thing to ask of the store: a block, or the proof of a whole pack."""
+
+    pack: PackInfo
+    block: BlockInfo | None
+    question: int  # which of the pack's, where there is no block
+    samples: int  # of those drawn uniformly that it stands for
+
+    def problem(self, archive: Archive, prover: Prover) -> str:
+        """Return what is wrong; "" when all is right."""
+        if self.block is None:
+            return prover.problem(self.pack, self.question)
+        return _problem(archive, self.pack, self.block)
+
+
+def _checks(samples: Sequence[_Sample], prover: Prover) -> list[_Check]:
+    """Return what to ask: one proof for all samples in a pack where that can be had."""
+    packs = {one.pack.pack_no: one.pack for one in samples if prover.can_ask(one.pack)}
+    questions = prover.take(list(packs.values()))
+    drawn = Counter(one.pack.pack_no for one in samples if not one.is_extra)
+    return [
+        *(_Check(packs[no], None, question, drawn[no]) for no, question in questions.items()),
+        *(
+            _Check(one.pack, one.block, 0, int(not one.is_extra))
+            for one in samples
+            if one.pack.pack_no not in questions
+        ),
+    ]
 
 
 class _Draw:
@@ -189,9 +230,8 @@ class _Draw:
         return _Sample(pack, blocks[bisect_right(ends, place)], is_extra)
 
 
-def _problem(archive: Archive, sample: _Sample) -> str:
+def _problem(archive: Archive, pack: PackInfo, block: BlockInfo) -> str:
     """Fetch a block from the store and verify every chunk of it; "" when all is right."""
-    block, pack = sample.block, sample.pack
     what = f"pack {short_hex(pack.pack_id)}"
     try:
         sealed = archive.store.get(Kind.DATA, pack.pack_id, block.offset, block.sealed_len)

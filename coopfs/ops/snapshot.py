@@ -108,6 +108,8 @@ def take_snapshot(
         is_first = archive.heads.get(host, request.series) is None and bool(request.paths)
         # Read under the lock: another run of the series may have ended since the refresh.
         archive.heads.reload()
+        if not request.is_dry_run:
+            archive.heed_keeper()
         archive.index.reload_if_changed()
         with make_writer(archive, signer, expects_much=is_first) as writer:
             run = _Run(archive, writer, signer, request, progress, is_stopped)

@@ -196,6 +196,9 @@ async def converse(
     except ConnectionLost as exc:
         log.debug("%s: gone: %s", source, exc)
         is_still_sending = False
+    except trio.Cancelled:
+        is_still_sending = False  # the server's time is up: nobody is heard out
+        raise
     except TooSlow as exc:
         floor.metrics.too_slow += 1
         log.info("%s: cut off: %s", source, exc)

@@ -28,6 +28,10 @@ PIECE_LEN: Final = 256 << 10  # bytes between network and disk at once; wire.py 
 # cost 0.3 ms, and a client on the same continent answers within it.
 DRY_S: Final = 0.02
 TURN_S: Final = 1.0  # then the thread is another request's turn
+# Slower clients wait without a thread: there are few threads, and two hops a packet of
+# theirs cost less than a thread that they hold.
+FAST_BYTES_PER_S: Final = 4 << 20
+GETTING_GOING_S: Final = 0.05
 
 
 class Need(Enum):
@@ -63,7 +67,13 @@ class Exchange:
         self.is_whole = False  # the answer was sent whole
         self.bytes_in = 0  # of the body; the event loop reads these two while we run
         self.bytes_out = 0
-        self.began_turn = time.monotonic()
+        self._turn_began = 0.0
+        self._turn_moved = 0  # bytes moved before this turn
+
+    def begin_turn(self) -> None:
+        """A thread is ours now."""
+        self._turn_began = time.monotonic()
+        self._turn_moved = self.bytes_in + self.bytes_out
 
     # --- the request's body -----------------------------------------------------------
 
@@ -214,7 +224,7 @@ class Exchange:
 
     def _wait(self, need: Need) -> Steps:
         """Wait for the network: a moment in this thread, then without one."""
-        if time.monotonic() - self.began_turn < TURN_S:
+        if self._is_worth_a_thread():
             poll = select.poll()
             poll.register(
                 self.wire.sock, select.POLLIN if need is Need.READABLE else select.POLLOUT
@@ -223,11 +233,18 @@ class Exchange:
                 return
         yield Pause(need)
 
+    def _is_worth_a_thread(self) -> bool:
+        elapsed = time.monotonic() - self._turn_began
+        moved = self.bytes_in + self.bytes_out - self._turn_moved
+        return elapsed < GETTING_GOING_S or (
+            elapsed < TURN_S and moved >= elapsed * FAST_BYTES_PER_S
+        )
+
     def _pace(self, count: int, buckets: Iterable[Bucket]) -> Steps:
         seconds = max((bucket.take(count) for bucket in buckets), default=0.0)
         if seconds > 0:
             yield Pause(Need.TIME, seconds)
-        elif time.monotonic() - self.began_turn >= TURN_S:
+        elif time.monotonic() - self._turn_began >= TURN_S:
             yield Pause(Need.TIME)
 
 
@@ -243,7 +260,7 @@ def _piece_len(wanted: int, buckets: Iterable[Bucket]) -> int:
 
 def run_on(exchange: Exchange, steps: Steps) -> Pause | None:
     """Let a handler run until it needs to pause; None: it has ended.  For worker threads."""
-    exchange.began_turn = time.monotonic()
+    exchange.begin_turn()
     try:
         return next(steps)
     except StopIteration:

@@ -42,6 +42,8 @@ class _Line:
 class _Partner:
     lines: deque[_Line] = field(default_factory=deque)  # waiting
     came: trio.Event = field(default_factory=trio.Event)  # set and replaced when one comes
+    is_starting: bool = False
+    listening: trio.CancelScope | None = None
 
 
 class ParkedLines:
@@ -55,10 +57,8 @@ class ParkedLines:
 
     async def park(self, name: str, wire: Wire) -> None:
         """Keep a line of the partner *name* until it was used or is lost; closes *wire*."""
-        partner = self._partners.get(name)
-        if partner is None:
-            partner = self._partners[name] = _Partner()
-            await self._nursery.start(self._listen, name, partner)
+        partner = self._partners.setdefault(name, _Partner())
+        await self._see_to_socket(name, partner)
         line = _Line(wire)
         try:
             if len(partner.lines) >= WAITING_MAX:
@@ -76,6 +76,21 @@ class ParkedLines:
                 wire.close()
         if line.is_taken:
             await line.done.wait()
+
+    async def _see_to_socket(self, name: str, partner: _Partner) -> None:
+        """Listen for clients unless that is done already."""
+        # Missing as well when the partner was removed meanwhile, folder and all, and made anew.
+        path = partner_folder(self._root, name) / SOCKET_FILE
+        is_there = await trio.to_thread.run_sync(os.path.lexists, path)
+        if partner.is_starting or (is_there and partner.listening is not None):
+            return
+        if partner.listening is not None:
+            partner.listening.cancel()
+        partner.is_starting = True
+        try:
+            await self._nursery.start(self._listen, path, partner)
+        finally:
+            partner.is_starting = False
 
     async def _wait(self, line: _Line) -> None:
         """Return once the line is taken, or not fit to be."""
@@ -96,20 +111,20 @@ class ParkedLines:
             nursery.cancel_scope.cancel()
 
     async def _listen(
-        self, name: str, partner: _Partner, task_status: trio.TaskStatus[None]
+        self, path: Path, partner: _Partner, task_status: trio.TaskStatus[None]
     ) -> None:
-        path = partner_folder(self._root, name) / SOCKET_FILE
         try:
             listener = await trio.to_thread.run_sync(_listen_at, path)
         except OSError as exc:
             _log.error("%s: cannot listen there: %s", path, exc.strerror or exc)
             task_status.started()
             return
-        task_status.started()
-        await trio.serve_listeners(
-            partial(self._knock, partner),
-            [trio.SocketListener(trio.socket.from_stdlib_socket(listener))],
-        )
+        with trio.CancelScope() as partner.listening:
+            task_status.started()
+            await trio.serve_listeners(
+                partial(self._knock, partner),
+                [trio.SocketListener(trio.socket.from_stdlib_socket(listener))],
+            )
 
     async def _knock(self, partner: _Partner, client: trio.SocketStream) -> None:
         """Give a client a line, or hang up when none comes."""

@@ -14,7 +14,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Final, Self
 
-from coopfs.errors import ObjectCorrupt, ObjectNotFound
+from coopfs.errors import ObjectCorrupt, ObjectNotFound, StoreError
 from coopfs.ids import ID_LEN, ObjectId
 
 # The server needs these too and may not import from here; stores find them here.
@@ -49,6 +49,9 @@ class ObjectInfo:
     size: int  # bytes
 
 
+AUDIT_PASSED: Final = "all right"  # what Store.note_audit() is told then
+
+
 class Store(ABC):
     """Named byte objects at the partner.
 
@@ -64,6 +67,7 @@ class Store(ABC):
     address: str  # as the user wrote it, without secrets
     is_local: bool  # True: reading is as cheap as a local file, a disk cache gains nothing
     is_durable: bool  # True: once put() has returned, the object survives a power cut
+    can_prove: bool = False  # True: prove() asks whoever keeps it for a proof of possession
 
     @abstractmethod
     def get(self, kind: Kind, name: bytes, offset: int = 0, length: int | None = None) -> bytes:
@@ -113,6 +117,24 @@ class Store(ABC):
         Raises:
             ObjectNotFound: no such object.
         """
+
+    def prove(self, name: bytes, key: bytes) -> bytes:
+        """Return what the keeper says is BLAKE3, keyed with *key*, of the pack *name*.
+
+        Only where ``can_prove``.
+
+        Raises:
+            ObjectNotFound: the keeper says that it has no such pack.
+        """
+        raise StoreError(f"{object_label(Kind.DATA, name)}: this store cannot be asked for a proof")
+
+    def damaged_packs(self) -> Sequence[ObjectId]:
+        """Return packs of which the keeper itself says that they are damaged; untrusted."""
+        return ()
+
+    def note_audit(self, time_ns: int, outcome: str) -> None:
+        """Remember, where partners are listed, how an audit went: *outcome* in a few words."""
+        return
 
     @abstractmethod
     def get_config(self) -> bytes:

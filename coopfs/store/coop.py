@@ -20,8 +20,9 @@ from coopfs.dirs import Dirs
 from coopfs.errors import NotAStore, StoreDenied, StoreError, UsageError
 from coopfs.format import encoding
 from coopfs.identity import Identity, load_identity
-from coopfs.store.base import Payload, object_hex
-from coopfs.store.coopstatus import PartnerStatus, load_contact, save_contact
+from coopfs.ids import ObjectId
+from coopfs.store.base import Kind, Payload, object_hex, parse_object_name
+from coopfs.store.coopstatus import PartnerStatus, load_contact, note_audit, save_contact
 from coopfs.store.http import STALL_S, Answer, Endpoint, HttpPool, certificate_trust
 from coopfs.store.partners import (
     PartnerAccess,
@@ -56,6 +57,8 @@ class Undeleted:
 
 class CoopStore(RestStore):
     """See :class:`Store`; made by :func:`open_coop`."""
+
+    can_prove = True
 
     def __init__(self, access: PartnerAccess, identity: Identity, patience: Patience) -> None:
         """Come to the partner as *identity*; connects when first used."""
@@ -174,6 +177,21 @@ class CoopStore(RestStore):
         self._status = PartnerStatus.parse(told)
         return self._status
 
+    def damaged_packs(self) -> list[ObjectId]:
+        """See :meth:`Store.damaged_packs`; no more than a status names."""
+        found = []
+        for finding in self.status().findings:
+            kind, _, name = finding.partition("/")
+            pack_id = parse_object_name(name)
+            if kind == Kind.DATA and pack_id is not None:
+                found.append(pack_id)
+        return found
+
+    def note_audit(self, time_ns: int, outcome: str) -> None:
+        """See :meth:`Store.note_audit`."""
+        if self._dirs is not None:
+            note_audit(self._dirs, self.partner.name, time_ns, outcome)
+
     def prove(self, name: bytes, key: bytes) -> bytes:
         """Return the partner's answer for the pack *name*: its BLAKE3 keyed with *key*.
 
@@ -256,12 +274,14 @@ def _clock_ahead_s(answer: Answer) -> float | None:
 def _pool(access: PartnerAccess, identity: Identity, patience: Patience) -> HttpPool:
     trust = certificate_trust(access.certificate, access.pin)
     identity.load_into(trust.context)
+    where = f"coop://{access.name}"
     if access.endpoint is not None:
         endpoint = Endpoint("https", access.endpoint.host, access.endpoint.port)
     else:
         endpoint = Endpoint("https", "localhost", 443, access.socket)
+        where += " (which dials in to coopfs serve here)"
     stall_s = min(STALL_S, patience.read_s) if patience.read_s else STALL_S
-    return HttpPool(endpoint, f"coop://{access.name}", trust=trust, stall_s=stall_s)
+    return HttpPool(endpoint, where, trust=trust, stall_s=stall_s)
 
 
 # --- for store/open.py ----------------------------------------------------------

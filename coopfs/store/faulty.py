@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from blake3 import blake3
+
 from coopfs.errors import (
     CoopfsError,
     DataError,
@@ -37,7 +39,7 @@ from coopfs.store.base import (
     size_conflict,
 )
 
-Operation = Literal["get", "put", "list", "size", "delete"]
+Operation = Literal["get", "put", "list", "size", "delete", "prove"]
 Place = Kind | Literal["config"]  # "config" for get_config() and put_config()
 When = Literal["before", "after"]
 
@@ -75,6 +77,7 @@ class FaultyStore(Store):
     ) -> None:
         self.inner = inner
         self.address = inner.address
+        self.can_prove = inner.can_prove
         self.is_local = inner.is_local if is_local is None else is_local
         self.is_durable = inner.is_durable if is_durable is None else is_durable
         self.delay_s = 0.0
@@ -308,6 +311,11 @@ class FaultyStore(Store):
             if is_altered and altered is None:
                 raise not_found(object_label(kind, name))
             return self.inner.size(kind, name) if altered is None else len(altered)
+
+    def prove(self, name: bytes, key: bytes) -> bytes:
+        """Answer for what it shows of the pack, as a keeper who has just that would."""
+        with self._request("prove", Kind.DATA):
+            return blake3(self.get(Kind.DATA, name), key=key).digest()
 
     def delete(self, kind: Kind, name: bytes) -> None:
         """See :meth:`Store.delete`."""

@@ -162,6 +162,7 @@ class FtpPool:
             if line.data is None:
                 free = line
             elif now - line.connection.used_at_s > PARKED_MAX_S:
+                line.path = ""  # nobody goes on with it
                 free = free or line
             elif (line.path, line.position) == (path, position):
                 return line

@@ -17,7 +17,6 @@ from coopfs.store.sftpwire import Attrs, Code, Op, WireError
 _ROOM_MIN: Final = 1 << 20  # bytes free at which a disk counts as full
 # What was asked, where it makes a difference to what a refusal means.
 WRITING: Final = "writing"
-NAMING: Final = "naming a file"
 
 _Parsed = TypeVar("_Parsed")
 
@@ -106,6 +105,26 @@ class SftpCalls:
         except (CoopfsError, FileNotFoundError):
             return None  # the error that matters is another
 
+    def look(self, path: str, label: str) -> FileInfo | None:
+        """See :meth:`RemoteFiles.look`."""
+        try:
+            return info_of(path, self.attrs(self.channel.ask(wire.lstat(path))))
+        except Refused as exc:
+            meant = self.meant(exc, path, label)
+            if isinstance(meant, FileNotFoundError):
+                return None
+            raise meant from exc
+
+    def is_folder(self, path: str) -> bool:
+        """See :meth:`RemoteFiles.is_folder`."""
+        try:
+            return self.attrs(self.channel.ask(wire.stat_path(path))).is_folder
+        except Refused as exc:
+            meant = self.meant(exc, path, path)
+            if isinstance(meant, FileNotFoundError):
+                return False
+            raise meant from exc
+
     def free_bytes(self, path: str) -> int | None:
         """See :meth:`RemoteFiles.free_bytes`."""
         if not self._has_statvfs:
@@ -113,6 +132,8 @@ class SftpCalls:
         try:
             room, files = self._room(path)
         except Refused as exc:
+            if exc.code == Code.OP_UNSUPPORTED:  # offered all the same, by rclone for one
+                return None
             raise self.meant(exc, path, "free space") from exc
         return room if files else 0
 

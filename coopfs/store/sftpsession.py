@@ -17,7 +17,7 @@ from coopfs.errors import CoopfsError, StoreError, StoreUnavailable
 from coopfs.store import sftpwire as wire
 from coopfs.store.base import range_len, truncated
 from coopfs.store.remotefiles import FileInfo, plain_size
-from coopfs.store.sftpcalls import NAMING, WRITING, Refused, SftpCalls, info_of
+from coopfs.store.sftpcalls import WRITING, Refused, SftpCalls, info_of
 from coopfs.store.sftpchannel import Pending, SftpChannel
 from coopfs.store.sftpwire import Code, Op, OpenFlag
 
@@ -215,26 +215,6 @@ class SftpSession(SftpCalls):
 
     # --- looking ----------------------------------------------------------------------
 
-    def look(self, path: str, label: str) -> FileInfo | None:
-        """See :meth:`RemoteFiles.look`."""
-        try:
-            return info_of(path, self.attrs(self.channel.ask(wire.lstat(path))))
-        except Refused as exc:
-            meant = self.meant(exc, path, label)
-            if isinstance(meant, FileNotFoundError):
-                return None
-            raise meant from exc
-
-    def is_folder(self, path: str) -> bool:
-        """See :meth:`RemoteFiles.is_folder`."""
-        try:
-            return self.attrs(self.channel.ask(wire.stat_path(path))).is_folder
-        except Refused as exc:
-            meant = self.meant(exc, path, path)
-            if isinstance(meant, FileNotFoundError):
-                return False
-            raise meant from exc
-
     def list_folders(self, paths: Sequence[str]) -> list[list[FileInfo] | None]:
         """See :meth:`RemoteFiles.list_folders`; all of them take the same round trips."""
         replies = map(self.channel.finish, self.channel.send([*map(wire.open_folder, paths)]))
@@ -306,17 +286,20 @@ class SftpSession(SftpCalls):
             undone = self.channel.send([*closing, wire.remove(temporary)])
             self.channel.finish(undone[-1])
             raise self.meant(exc, path, label) from exc
-        try:
-            self._publish(handle, temporary, path)
-        except Refused as exc:
-            found = self.look(path, label) if exc.request == NAMING else None
-            if found is not None:
-                return found
-            if exc.request != NAMING or not self.has_links:
-                raise self.meant(exc, path, label) from exc
-            self.has_links = False  # a file system without them, most likely: once more
+        refused = self._publish(handle, temporary, path)
+        if refused is None and self.has_fsync:
+            return None
+        found = self.look(path, label)
+        if found is not None and (refused is not None or found.size == sum(map(len, pieces))):
+            return found if refused is not None else None
+        if self.has_links:
+            # A file system without them, most likely, or a server that says it linked and
+            # did not (rclone's): once more, by renaming.
+            self.has_links = False
             return self.write_new(temporary, path, pieces, new_folder=None)
-        return None
+        if refused is not None:
+            raise self.meant(refused, path, label) from refused
+        raise StoreUnavailable(f"{label} at {self.where}: was put, and is not there")
 
     def _begin(
         self, temporary: str, path: str, new_folder: str | None
@@ -357,8 +340,8 @@ class SftpSession(SftpCalls):
         if refused is not None:
             raise refused
 
-    def _publish(self, handle: bytes, temporary: str, path: str) -> None:
-        """Give the written file its name and take the other away, whatever happens.
+    def _publish(self, handle: bytes, temporary: str, path: str) -> Refused | None:
+        """Give the written file its name and take the other away; return why it got none.
 
         RENAME must not replace either, says the draft, and OpenSSH's does not; where
         another server's does, it is by the same bytes: the name is their hash.
@@ -367,11 +350,23 @@ class SftpSession(SftpCalls):
         # The fsync after the name: on file systems with a journal it carries the name to
         # the disk with the inode (ext4, XFS, btrfs); SFTP cannot fsync a folder.
         closing = [wire.fsync(handle), wire.close(handle)] if self.has_fsync else []
-        sent = self.channel.send([naming(temporary, path), *closing, wire.remove(temporary)])
-        replies = [*map(self.channel.finish, sent)]
-        self.done(replies[0], NAMING)
+        # After a rename nothing is to be removed, and must not be: a server that renames
+        # later than it says would lose the file by it.
+        removing = [wire.remove(temporary)] if self.has_links else []
+        sent = self.channel.send([naming(temporary, path), *closing, *removing])
+        named, *others = map(self.channel.finish, sent)
+        try:
+            self.done(named, "naming a file")
+        except Refused as exc:
+            if not removing:
+                self.channel.ask(wire.remove(temporary))
+            return exc
         if self.has_fsync:
-            self.done(replies[1], "making a file durable")
+            try:
+                self.done(others[0], "making a file durable")
+            except Refused as exc:
+                raise self.meant(exc, path, path) from exc
+        return None
 
     def sync(self, path: str, label: str) -> None:
         """See :meth:`RemoteFiles.sync`."""
