@@ -33,7 +33,7 @@ from coopfs.store.open import open_store
 
 __all__ = ["clocks"]  # a fixture
 
-SEEDS = range(200 if os.environ.get("COOPFS_TEST_SOAK") else 3)
+SEEDS = range(200 if os.environ.get("COOPFS_TEST_SOAK") else 2)
 FRESH_S = 15.0
 GRACE_S = 2 * FRESH_S  # as little as may be
 ROUNDS = 4

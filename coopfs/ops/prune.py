@@ -49,7 +49,7 @@ SECOND_NS: Final = 1_000_000_000
 # there for so long, or for the grace if that is less.  A mark would do no harm, but have
 # the run store it again.
 YOUNG_S: Final = 24 * 3600
-LOOKS_MAX: Final = 20  # at the snapshots before a deletion, while writers keep adding
+LOOKS_MAX: Final = 20  # at the snapshots before a deletion, while copying takes too long
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,21 +291,20 @@ class _Prune:
         due: set[PackId] = set()
         for _ in range(LOOKS_MAX):
             looked_s = boottime_s()
-            has_changed = self.needs.update()
+            if self.needs.update():
+                self._secured.clear()  # another snapshot may need it, another mark hit the copy
             self._list_packs()
             due = self._due()
             if not due:
                 return
-            if has_changed:
-                self._secured.clear()  # another snapshot may need it, another mark hit the copy
             ready = due & self._secured
-            before = copier.copied.chunks
             copier.excluded = exclude(self._archive, due | self._missing())
             packs = [pack for pack in self._archive.index.packs() if pack.pack_id in due]
             copier.secure([pack for pack in packs if pack.pack_id not in ready], ready.update)
             indexed = {pack.pack_id for pack in packs}
             ready |= due - indexed  # in no index: nothing can need it
-            if copier.copied.chunks == before and not has_changed and _is_fresh(looked_s):
+            # What comes after that look has seen the marks and relies on none of these packs.
+            if _is_fresh(looked_s):
                 self._delete_packs(ready, looked_s)
                 self.totals.undeleted_packs = len(due) - self.totals.deleted_packs
                 return
