@@ -14,7 +14,7 @@ from hosts import Host
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.decoder_process import DecoderProcess
-from coopfs.archive.index import BlockInfo
+from coopfs.archive.index_rows import BlockInfo
 from coopfs.archive.select import entry_at
 from coopfs.errors import ChunkCorrupt, ChunkMissing, DataError, StoreUnavailable
 from coopfs.format.tree import Entry

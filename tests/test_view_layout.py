@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coopfs.archive.index import ChunkLocation
+from coopfs.archive.index_rows import ChunkLocation
 from coopfs.errors import ChunkMissing
 from coopfs.format.tree import Span
 from coopfs.ids import ChunkId

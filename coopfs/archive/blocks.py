@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from coopfs.archive.cache import BlockCache
-from coopfs.archive.index import BlockInfo, Index, PackInfo
+from coopfs.archive.index import Index
+from coopfs.archive.index_rows import BlockInfo, PackInfo
 from coopfs.errors import ChunkCorrupt, CoopfsError, DataError, ObjectNotFound
 from coopfs.format.codec import Codec, decompress
 from coopfs.format.keys import ArchiveKeys

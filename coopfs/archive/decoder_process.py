@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from coopfs.archive.child import Child, child_pipes, read_message, write_message
-from coopfs.archive.index import BlockInfo, PackInfo
+from coopfs.archive.index_rows import BlockInfo, PackInfo
 from coopfs.errors import CoopfsError
 from coopfs.format.codec import decompress
 from coopfs.format.keys import ArchiveKeys

@@ -7,66 +7,31 @@ Thread-safe.  Object format: coopfs-format(5), "Index object".
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from blake3 import blake3
 
+from coopfs.archive.index_rows import (
+    SELECT_PACK,
+    BlockInfo,
+    ChunkLocation,
+    PackInfo,
+    block_of_row,
+    block_rows,
+    pack_of_row,
+)
 from coopfs.archive.state import State
 from coopfs.errors import ChunkMissing
 from coopfs.format.index import IndexedPack, IndexObject
-from coopfs.format.keys import Role
-from coopfs.format.pack import PACK_ROLES, Directory
-from coopfs.format.sealing import Header, decode_header
-from coopfs.ids import ID_LEN, ChunkId, ObjectId, PackId, WriterId, short_hex
+from coopfs.ids import ID_LEN, ChunkId, ObjectId, PackId, short_hex
 
 PREFIX_LEN: Final = 16  # bytes of an id in the look-up table; 2^64 tries to collide
 BLOCKS_KEPT: Final = 1024  # decoded block rows in memory, ~6 KB each
 MARKED: Final = "marked by a prune"  # a reason in lost_packs; for ever
 HOT_CHUNKS: Final = 50_000  # chunks of recently seen blocks, found without SQLite
-
-
-class ChunkLocation(NamedTuple):
-    """One place a chunk can be read from."""
-
-    block_no: int
-    offset: int  # bytes into the block's plaintext
-    length: int  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class BlockInfo:
-    """A block as the index knows it."""
-
-    block_no: int  # local number, not stored anywhere else
-    pack_no: int
-    ordinal: int  # its place in the pack
-    offset: int  # bytes from the start of the pack
-    sealed_len: int  # bytes
-    plain_len: int  # bytes
-    codec: int
-    chunk_ids: tuple[ChunkId, ...]
-    chunk_offsets: tuple[int, ...]  # bytes into the plaintext; one more than there are chunks
-
-
-@dataclass(frozen=True, slots=True)
-class PackInfo:
-    """A pack as the index knows it."""
-
-    pack_no: int  # local number
-    pack_id: PackId
-    size: int  # bytes
-    header: Header
-    writer_id: WriterId
-
-    @property
-    def is_meta(self) -> bool:
-        """Whether it holds tree and span nodes, not file content."""
-        return self.header.role is Role.META
 
 
 class Index:
@@ -184,7 +149,7 @@ class Index:
         ).fetchone()
         if row is None:
             raise ChunkMissing("a block has left the index meanwhile; try again")
-        block = _block_of_row(row)
+        block = block_of_row(row)
         with self._lock:
             self._blocks[block_no] = block
             if len(self._blocks) > BLOCKS_KEPT:
@@ -204,11 +169,11 @@ class Index:
         pack = self._packs.get(pack_no)
         if pack is None:
             row = self._state.connection.execute(
-                f"{_SELECT_PACK} WHERE pack_no = ?", (pack_no,)
+                f"{SELECT_PACK} WHERE pack_no = ?", (pack_no,)
             ).fetchone()
             if row is None:
                 raise ChunkMissing("a pack has left the index meanwhile; try again")
-            pack = self._packs[pack_no] = _pack_of_row(row)
+            pack = self._packs[pack_no] = pack_of_row(row)
         return pack
 
     def chunk_ids(self) -> Iterator[bytes]:
@@ -225,8 +190,8 @@ class Index:
 
     def packs(self) -> Iterator[PackInfo]:
         """Yield all packs, in the order in which they became known."""
-        for row in self._state.connection.execute(f"{_SELECT_PACK} ORDER BY pack_no").fetchall():
-            yield _pack_of_row(row)
+        for row in self._state.connection.execute(f"{SELECT_PACK} ORDER BY pack_no").fetchall():
+            yield pack_of_row(row)
 
     @property
     def last_pack_no(self) -> int:
@@ -238,8 +203,8 @@ class Index:
 
     def packs_after(self, pack_no: int) -> list[PackInfo]:
         """Return the packs that became known after the one with that number."""
-        rows = self._state.connection.execute(f"{_SELECT_PACK} WHERE pack_no > ?", (pack_no,))
-        return [_pack_of_row(row) for row in rows.fetchall()]
+        rows = self._state.connection.execute(f"{SELECT_PACK} WHERE pack_no > ?", (pack_no,))
+        return [pack_of_row(row) for row in rows.fetchall()]
 
     def audit_answers(self, pack_no: int) -> bytes:
         """Return a pack's answers to the questions of audits, 32 bytes each."""
@@ -255,7 +220,7 @@ class Index:
             " FROM blocks WHERE pack_no = ? ORDER BY ordinal",
             (pack_no,),
         )
-        return [_block_of_row(row) for row in rows.fetchall()]
+        return [block_of_row(row) for row in rows.fetchall()]
 
     def marked(self) -> set[PackId]:
         """Return every pack a prune has marked, whether it is still there or not."""
@@ -354,7 +319,7 @@ class Index:
             "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'blocks'"
         ).fetchone()
         first = last + 1
-        rows = _block_rows(directory, pack_no, first)
+        rows = block_rows(directory, pack_no, first)
         connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         ids = [chunk_id[:PREFIX_LEN] for chunk_id in directory.chunk_ids]
         for block_no, block in enumerate(directory.blocks, first):
@@ -468,43 +433,3 @@ class Index:
             "INSERT INTO facts VALUES ('generation', 1)"
             " ON CONFLICT (name) DO UPDATE SET value = value + 1"
         )
-
-
-_SELECT_PACK: Final = "SELECT pack_no, pack_id, size, header, writer_id FROM packs"
-
-
-def _pack_of_row(row: tuple[int, bytes, int, bytes, bytes]) -> PackInfo:
-    pack_no, pack_id, size, header, writer_id = row
-    what = f"pack {short_hex(pack_id)}"
-    return PackInfo(
-        pack_no, PackId(pack_id), size, decode_header(header, what, PACK_ROLES), WriterId(writer_id)
-    )
-
-
-def _block_rows(
-    directory: Directory, pack_no: int, first: int
-) -> Iterator[tuple[int, int, int, int, int, int, int, bytes]]:
-    for ordinal, block in enumerate(directory.blocks):
-        chosen = slice(block.first_chunk, block.first_chunk + block.chunk_count)
-        ids, lens = directory.chunk_ids[chosen], directory.chunk_lens[chosen]
-        chunks = b"".join(ids) + struct.pack(f"<{len(lens)}I", *lens)
-        yield (
-            first + ordinal,
-            pack_no,
-            ordinal,
-            block.offset,
-            block.sealed_len,
-            block.plain_len,
-            block.codec,
-            chunks,
-        )
-
-
-def _block_of_row(row: tuple[int, int, int, int, int, int, int, bytes]) -> BlockInfo:
-    chunks = row[7]
-    count = len(chunks) // (ID_LEN + 4)
-    offsets = [0]
-    for length in struct.unpack_from(f"<{count}I", chunks, count * ID_LEN):
-        offsets.append(offsets[-1] + length)
-    ids = tuple(ChunkId(chunks[i : i + ID_LEN]) for i in range(0, count * ID_LEN, ID_LEN))
-    return BlockInfo(*row[:7], ids, tuple(offsets))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from coopfs.archive.archive import Archive
-from coopfs.archive.index import BlockInfo, PackInfo
+from coopfs.archive.index_rows import BlockInfo, PackInfo
 from coopfs.archive.lock import file_lock
 from coopfs.errors import CoopfsError, DataError, ObjectNotFound, UsageError
 from coopfs.format.codec import decompress

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Self
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.blocks import Block
-from coopfs.archive.index import ChunkLocation
+from coopfs.archive.index_rows import ChunkLocation
 from coopfs.errors import ChunkMissing, DataError, ObjectNotFound
 from coopfs.format.tree import Entry, Span
 from coopfs.ids import ChunkId, short_hex

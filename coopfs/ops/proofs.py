@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from coopfs.archive.archive import Archive
-from coopfs.archive.index import PackInfo
+from coopfs.archive.index_rows import PackInfo
 from coopfs.archive.lock import file_lock
 from coopfs.errors import CoopfsError, ObjectNotFound
 from coopfs.format.audit import ANSWER_LEN, audit_question

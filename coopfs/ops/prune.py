@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from coopfs.archive.archive import Archive
-from coopfs.archive.index import PackInfo
+from coopfs.archive.index_rows import PackInfo
 from coopfs.archive.sightings import Sightings, boottime_s
 from coopfs.errors import ObjectNotFound
 from coopfs.format.keys import SigningKey

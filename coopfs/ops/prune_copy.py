@@ -14,7 +14,7 @@ from typing import Final
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.blocks import Block
-from coopfs.archive.index import BlockInfo, PackInfo
+from coopfs.archive.index_rows import BlockInfo, PackInfo
 from coopfs.archive.writer import ArchiveWriter
 from coopfs.errors import DataError, ObjectNotFound
 from coopfs.format.keys import SigningKey

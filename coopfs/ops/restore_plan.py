@@ -14,7 +14,7 @@ from enum import Enum, StrEnum
 from typing import Final, NamedTuple
 
 from coopfs.archive.archive import Archive
-from coopfs.archive.index import ChunkLocation
+from coopfs.archive.index_rows import ChunkLocation
 from coopfs.errors import CoopfsError, DataError, ObjectNotFound
 from coopfs.format.tree import Entry, Kind, Span
 from coopfs.ops.compare import OPEN_CONTENT, content_difference

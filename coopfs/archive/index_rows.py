@@ -1,0 +1,98 @@
+"""Rows of the local index as values: chunks' places, blocks, packs.
+
+Owns how a block's row packs its chunks: ids back to back, then lengths.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from coopfs.format.keys import Role
+from coopfs.format.pack import PACK_ROLES, Directory
+from coopfs.format.sealing import Header, decode_header
+from coopfs.ids import ID_LEN, ChunkId, PackId, WriterId, short_hex
+
+
+class ChunkLocation(NamedTuple):
+    """One place a chunk can be read from."""
+
+    block_no: int
+    offset: int  # bytes into the block's plaintext
+    length: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BlockInfo:
+    """A block as the index knows it."""
+
+    block_no: int  # local number, not stored anywhere else
+    pack_no: int
+    ordinal: int  # its place in the pack
+    offset: int  # bytes from the start of the pack
+    sealed_len: int  # bytes
+    plain_len: int  # bytes
+    codec: int
+    chunk_ids: tuple[ChunkId, ...]
+    chunk_offsets: tuple[int, ...]  # bytes into the plaintext; one more than there are chunks
+
+
+@dataclass(frozen=True, slots=True)
+class PackInfo:
+    """A pack as the index knows it."""
+
+    pack_no: int  # local number
+    pack_id: PackId
+    size: int  # bytes
+    header: Header
+    writer_id: WriterId
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether it holds tree and span nodes, not file content."""
+        return self.header.role is Role.META
+
+
+SELECT_PACK: Final = "SELECT pack_no, pack_id, size, header, writer_id FROM packs"
+
+
+def pack_of_row(row: tuple[int, bytes, int, bytes, bytes]) -> PackInfo:
+    """Return the pack that a row of :data:`SELECT_PACK` describes."""
+    pack_no, pack_id, size, header, writer_id = row
+    what = f"pack {short_hex(pack_id)}"
+    return PackInfo(
+        pack_no, PackId(pack_id), size, decode_header(header, what, PACK_ROLES), WriterId(writer_id)
+    )
+
+
+def block_rows(
+    directory: Directory, pack_no: int, first: int
+) -> Iterator[tuple[int, int, int, int, int, int, int, bytes]]:
+    """Yield the rows of a pack's blocks, numbered from *first* on."""
+    for ordinal, block in enumerate(directory.blocks):
+        chosen = slice(block.first_chunk, block.first_chunk + block.chunk_count)
+        ids, lens = directory.chunk_ids[chosen], directory.chunk_lens[chosen]
+        chunks = b"".join(ids) + struct.pack(f"<{len(lens)}I", *lens)
+        yield (
+            first + ordinal,
+            pack_no,
+            ordinal,
+            block.offset,
+            block.sealed_len,
+            block.plain_len,
+            block.codec,
+            chunks,
+        )
+
+
+def block_of_row(row: tuple[int, int, int, int, int, int, int, bytes]) -> BlockInfo:
+    """Return the block that a row describes, its chunks unpacked."""
+    chunks = row[7]
+    count = len(chunks) // (ID_LEN + 4)
+    offsets = [0]
+    for length in struct.unpack_from(f"<{count}I", chunks, count * ID_LEN):
+        offsets.append(offsets[-1] + length)
+    ids = tuple(ChunkId(chunks[i : i + ID_LEN]) for i in range(0, count * ID_LEN, ID_LEN))
+    return BlockInfo(*row[:7], ids, tuple(offsets))
