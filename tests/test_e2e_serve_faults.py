@@ -27,8 +27,9 @@ from coopfs.server.protocol import LISTING_V2
 
 DAY_NS = 24 * 3600 * 10**9
 
-# Kills the process at the nth call of a function of `os` on a path of objects, while the
-# file ARMED exists: what a start does is not counted.
+# Kills the process at the nth call of a function of `os` while the file ARMED exists: what a
+# start does is not counted, nor fsync of anything but objects and their folders (what the
+# server notes of itself now and then).
 BOMB = """
 import os, signal
 def lay(name, nth, when, armed):
@@ -36,6 +37,9 @@ def lay(name, nth, when, armed):
     left = [nth]
     def counted(*args, **kwargs):
         hits = os.path.exists(armed)
+        if hits and name == "fsync":
+            path = os.readlink("/proc/self/fd/%d" % args[0])
+            hits = "/incoming/" in path or "/objects/" in path
         if hits:
             left[0] -= 1
         if hits and when == "before" and left[0] == 0:
