@@ -7,8 +7,6 @@ machine with that fingerprint.  coopfs-pair(1); coopfs-format(5), "Invitations".
 
 from __future__ import annotations
 
-import base64
-import hmac
 import re
 import struct
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from blake3 import blake3
 
 from coopfs.errors import ObjectCorrupt, UsageError
 from coopfs.format import encoding
+from coopfs.format.codes import decode_code, encode_code
 from coopfs.format.encoding import compact
 
 VERSION: Final = 1
@@ -28,12 +27,10 @@ LIFETIME_S: Final = 24 * 3600
 FAILURES_MAX: Final = 5  # wrong tokens; then the invitation is over
 MESSAGE_LEN_MAX: Final = 64 << 10  # bytes; a real one is under 2 KiB
 CERTIFICATE_LEN_MAX: Final = 4096  # bytes; one of ours has about 280
-CODE_LEN_MAX: Final = 1000  # characters; a usual one has about 150
 OWNERS_MAX: Final = 16
 QUOTA_MAX: Final = 1 << 62  # bytes
 RETENTION_DAYS_MAX: Final = 3650
 NAME_LEN_MAX: Final = 64
-_CHECKSUM_LEN: Final = 5
 _CODE_CONTEXT: Final = "coopfs 1 invitation checksum"
 _WORDS_CONTEXT: Final = "coopfs 1 introduction"
 _FIXED: Final = struct.Struct(f">B{PIN_LEN}s{TOKEN_LEN}sQH")
@@ -99,7 +96,7 @@ def encode_invitation(invitation: Invitation) -> str:
         invitation.expires_s,
         invitation.endpoint.port,
     ) + f"{invitation.name}\0{invitation.endpoint.host}".encode("ascii")
-    return base64.b32encode(body + _checksum(body)).decode().rstrip("=").lower()
+    return encode_code(body, _CODE_CONTEXT)
 
 
 def decode_invitation(code: str) -> Invitation:
@@ -108,15 +105,8 @@ def decode_invitation(code: str) -> Invitation:
     Raises:
         UsageError: not a code, mistyped, or of a newer coopfs.
     """
-    text = re.sub(r"[\s-]+", "", code).upper()
-    try:
-        if len(text) > CODE_LEN_MAX:
-            raise ValueError("too long")
-        data = base64.b32decode(text + "=" * (-len(text) % 8))
-    except ValueError:
-        data = b""
-    body, checksum = data[:-_CHECKSUM_LEN], data[-_CHECKSUM_LEN:]
-    if not body or not hmac.compare_digest(checksum, _checksum(body)):
+    body = decode_code(code, _CODE_CONTEXT)
+    if not body:
         raise UsageError(
             "that is not a whole invitation; copy all of the line that "
             '"coopfs pair invite" printed on the other side'
@@ -130,10 +120,6 @@ def decode_invitation(code: str) -> Invitation:
     bracketed = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     endpoint = parse_endpoint(bracketed, "the invitation's address")
     return Invitation(endpoint, pin, token, expires_s, check_partner_name(name))
-
-
-def _checksum(body: bytes) -> bytes:
-    return blake3(body, derive_key_context=_CODE_CONTEXT).digest(_CHECKSUM_LEN)
 
 
 # --- the messages -------------------------------------------------------------

@@ -7,15 +7,11 @@ only not be swapped on its way, hence the six words shown on both machines.
 
 from __future__ import annotations
 
-import base64
-import re
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
-
-from blake3 import blake3
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.keyring import KeyRing, load_keyring
@@ -28,6 +24,7 @@ from coopfs.archive.settings import (
 from coopfs.archive.words import key_fingerprint
 from coopfs.dirs import Dirs
 from coopfs.errors import NotAStore, ObjectNotFound, UsageError, WrongKey
+from coopfs.format.codes import decode_code, encode_code
 from coopfs.format.config import ArchiveConfig, decode_config, peek_config
 from coopfs.format.keys import KEY_LEN, PUBLIC_KEY_LEN, ArchiveKeys, Role, SigningKey, writer_id_of
 from coopfs.format.records import Enrolment, encode_enrolment
@@ -39,10 +36,8 @@ from coopfs.store.open import absolute_address, open_store
 from coopfs.store.shown import shown_address
 
 _CODE_VERSION: Final = 1
-_CHECKSUM_LEN: Final = 5
 _CODE_CONTEXT: Final = "coopfs 1 writer request checksum"
 _FIXED_LEN: Final = 1 + ARCHIVE_ID_LEN + PUBLIC_KEY_LEN
-CODE_LEN_MAX: Final = 1000  # characters; the longest real one has 290
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +101,7 @@ def encode_request(request: WriterRequest) -> str:
         + request.public_key
         + request.host.encode("ascii")
     )
-    return base64.b32encode(body + _checksum(body)).decode().rstrip("=").lower()
+    return encode_code(body, _CODE_CONTEXT)
 
 
 def decode_request(code: str) -> WriterRequest:
@@ -115,15 +110,8 @@ def decode_request(code: str) -> WriterRequest:
     Raises:
         UsageError: not a code, mistyped, or of a newer coopfs.
     """
-    text = re.sub(r"[\s-]+", "", code).upper()
-    try:
-        if len(text) > CODE_LEN_MAX:
-            raise ValueError("too long")
-        data = base64.b32decode(text + "=" * (-len(text) % 8))
-    except ValueError:
-        data = b""
-    body, checksum = data[:-_CHECKSUM_LEN], data[-_CHECKSUM_LEN:]
-    if len(body) <= _FIXED_LEN or checksum != _checksum(body):
+    body = decode_code(code, _CODE_CONTEXT)
+    if len(body) <= _FIXED_LEN:
         raise UsageError(
             "that is not a whole request code; copy all of the line that "
             '"coopfs writer request" printed on the new host'
@@ -136,10 +124,6 @@ def decode_request(code: str) -> WriterRequest:
         public_key=body[split:_FIXED_LEN],
         host=check_label(body[_FIXED_LEN:].decode("ascii", "replace"), "host"),
     )
-
-
-def _checksum(body: bytes) -> bytes:
-    return blake3(body, derive_key_context=_CODE_CONTEXT).digest(_CHECKSUM_LEN)
 
 
 # --- on the new host ----------------------------------------------------------
