@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self, TypeVar
 
 from coopfs.errors import ObjectCorrupt, ObjectNotFound, StoreError
 from coopfs.ids import ID_LEN, ObjectId
@@ -242,3 +242,26 @@ def not_found(label: str) -> ObjectNotFound:
     return ObjectNotFound(
         f'{label}: the store has no such object; if it should, run "coopfs check"'
     )
+
+
+class Makable(Protocol):
+    """A store that can be made where it is."""
+
+    def create(self) -> None:
+        """Make it, new and empty."""
+
+    def close(self) -> None:
+        """See :meth:`Store.close`."""
+
+
+M = TypeVar("M", bound=Makable)
+
+
+def created(store: M) -> M:
+    """Return *store* once it is made; where that fails it is closed, and the error passes."""
+    try:
+        store.create()
+    except BaseException:
+        store.close()
+        raise
+    return store

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
@@ -21,9 +21,9 @@ from coopfs.errors import NotAStore, StoreDenied, StoreError, UsageError
 from coopfs.format import encoding
 from coopfs.identity import Identity, load_identity
 from coopfs.ids import ObjectId
-from coopfs.store.base import Kind, Payload, object_hex, parse_object_name
+from coopfs.store.base import Kind, created, object_hex, parse_object_name
 from coopfs.store.coopstatus import PartnerStatus, load_contact, note_audit, save_contact
-from coopfs.store.http import STALL_S, Answer, Endpoint, HttpPool, certificate_trust
+from coopfs.store.http import STALL_S, Answer, Endpoint, HttpPool, Requests, certificate_trust
 from coopfs.store.partners import (
     PartnerAccess,
     identity_path,
@@ -102,23 +102,8 @@ class CoopStore(RestStore):
                 self._owner_pool = _pool(self.partner, identity, self._patience)
             return self._owner_pool
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        label: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: Payload | None = None,
-    ) -> Answer:
-        pool = self._owner() if self._is_owner or method == "DELETE" else self._pool
-        answer = pool.request(method, path, label, headers=headers, body=body)
-        try:
-            self._note(answer, label)
-        except BaseException:
-            answer.close()
-            raise
-        return answer
+    def _pool_for(self, method: str) -> Requests:
+        return self._owner() if self._is_owner or method == "DELETE" else self._pool
 
     def _note(self, answer: Answer, label: str) -> None:
         super()._note(answer, label)
@@ -312,10 +297,4 @@ def open_coop(address: str) -> CoopStore:
 
 def create_coop(address: str) -> CoopStore:
     """Begin the new store that the partner keeps room for; see ``create_store``."""
-    store = open_coop(address)
-    try:
-        store.create()
-    except BaseException:
-        store.close()
-        raise
-    return store
+    return created(open_coop(address))

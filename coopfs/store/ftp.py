@@ -22,7 +22,7 @@ from coopfs.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from coopfs.store.base import GET_LEN_MAX, parse_object_name, range_len
+from coopfs.store.base import GET_LEN_MAX, created, parse_object_name, range_len
 from coopfs.store.ftpaddress import FtpAddress, parse_ftp_address
 from coopfs.store.ftpconnection import Refused
 from coopfs.store.ftplisting import parse_mlsd, parse_nlst
@@ -266,10 +266,4 @@ def ftp_store(address: str) -> RemoteFolderStore:
 
 def create_ftp_store(address: str) -> RemoteFolderStore:
     """Make a new store at *address*; see ``RemoteFolderStore.create``."""
-    store = ftp_store(address)
-    try:
-        store.create()
-    except BaseException:
-        store.close()
-        raise
-    return store
+    return created(ftp_store(address))

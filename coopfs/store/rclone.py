@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import Final
 
 from coopfs.errors import StoreError, StoreUnavailable, UsageError
-from coopfs.store.base import Payload
+from coopfs.store.base import Payload, created
 from coopfs.store.http import Answer, Endpoint, HttpPool, stall_s
 from coopfs.store.rest import RestStore
 from coopfs.store.retry import Patience
@@ -84,13 +84,7 @@ def open_rclone(address: str) -> RestStore:
 
 def create_rclone(address: str) -> RestStore:
     """Make a new store at *address*; see ``create_store`` for the errors."""
-    store = open_rclone(address)
-    try:
-        store.create()
-    except BaseException:
-        store.close()
-        raise
-    return store
+    return created(open_rclone(address))
 
 
 class RcloneStore(RestStore):

@@ -21,6 +21,7 @@ from coopfs.store.base import (
     ObjectInfo,
     Payload,
     Store,
+    created,
     not_found,
     object_hex,
     object_label,
@@ -182,6 +183,10 @@ class RestStore(Store):
             self._is_rclone = True
             self.is_durable = False
 
+    def _pool_for(self, method: str) -> Requests:
+        """Return who makes requests of *method*; for subclasses to choose by it."""
+        return self._pool
+
     def _request(
         self,
         method: str,
@@ -191,7 +196,8 @@ class RestStore(Store):
         headers: Mapping[str, str] | None = None,
         body: Payload | None = None,
     ) -> Answer:
-        answer = self._pool.request(method, path, label, headers=headers, body=body)
+        pool = self._pool_for(method)
+        answer = pool.request(method, path, label, headers=headers, body=body)
         try:
             self._note(answer, label)
         except BaseException:
@@ -403,10 +409,4 @@ def open_rest(address: str) -> RestStore:
 
 def create_rest(address: str) -> RestStore:
     """Make a new store at *address*; see ``create_store`` for the errors."""
-    store = open_rest(address)
-    try:
-        store.create()
-    except BaseException:
-        store.close()
-        raise
-    return store
+    return created(open_rest(address))

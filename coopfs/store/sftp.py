@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from coopfs.errors import CoopfsError, StoreUnavailable
+from coopfs.store.base import created
 from coopfs.store.remotefiles import FileInfo, RemoteFiles
 from coopfs.store.remotefolder import RemoteFolderStore
 from coopfs.store.sftpchannel import SftpChannel
@@ -207,10 +208,4 @@ def sftp_store(address: str) -> RemoteFolderStore:
 
 def create_sftp_store(address: str) -> RemoteFolderStore:
     """Make a new store at *address*; see ``RemoteFolderStore.create``."""
-    store = sftp_store(address)
-    try:
-        store.create()
-    except BaseException:
-        store.close()
-        raise
-    return store
+    return created(sftp_store(address))
