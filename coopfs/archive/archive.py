@@ -125,12 +125,10 @@ class Archive:
                 f"{store.address}: holds no archive (no config); is the address right?"
             ) from exc
         except StoreUnavailable as exc:
-            try:
-                if not may_be_away:
-                    raise
-                data, away = kept.read_bytes(), str(exc)
-            except OSError:
-                raise exc from None
+            seen = _read(kept) if may_be_away else None
+            if seen is None:
+                raise
+            data, away = seen, str(exc)
         config = decode_config(ring.keys, data, store.address)
         if config.archive_id != settings.archive_id:
             raise WrongKey(
@@ -145,11 +143,8 @@ class Archive:
 
     def _keep_config(self, path: Path, data: bytes) -> None:
         """Keep the config for the day when the store is away; it is verified when read."""
-        try:
-            if path.read_bytes() == data:
-                return
-        except OSError:
-            pass
+        if _read(path) == data:
+            return
         with suppress(ConfigError):  # a full disk here must not keep anyone from reading there
             write_private(path, data, replace=True)
 
@@ -332,3 +327,10 @@ class Archive:
         if entry.span_root is not None:
             return iter_spans(entry.span_root, self.load_span_node)
         return iter(entry.spans or ())
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

@@ -327,7 +327,7 @@ class BlockReader:
                 self._openers[info.pack_no] = opener
                 if len(self._openers) > OPENERS_KEPT:
                     self._openers.popitem(last=False)
-        return open_block(opener, info, sealed)
+        return decode_block(opener, info, sealed)
 
     def _bad_chunks(
         self, info: BlockInfo, pack: PackInfo, data: bytes | bytearray | memoryview
@@ -348,7 +348,7 @@ class BlockReader:
         return frozenset(bad)
 
 
-def open_block(
+def decode_block(
     opener: Opener, info: BlockInfo, sealed: bytes | memoryview
 ) -> bytes | bytearray | memoryview:
     """Return the plaintext of one block, its chunks not yet verified.

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Final
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.blocks import decode_block
 from coopfs.archive.index_rows import BlockInfo, PackInfo
 from coopfs.archive.lock import file_lock
 from coopfs.errors import CoopfsError, DataError, ObjectNotFound, UsageError
-from coopfs.format.codec import decompress
-from coopfs.format.sealing import Opener, Section
+from coopfs.format.sealing import Opener
 from coopfs.ids import ObjectId, PackId, short_hex
 from coopfs.ops.progress import Progress
 from coopfs.ops.proofs import Prover
@@ -236,8 +236,7 @@ def _problem(archive: Archive, pack: PackInfo, block: BlockInfo) -> str:
     try:
         sealed = archive.store.get(Kind.DATA, pack.pack_id, block.offset, block.sealed_len)
         opener = Opener(archive.keys, pack.header, what)
-        stored = opener.open(Section.BLOCK, block.ordinal, sealed)
-        plain = bytes(decompress(block.codec, stored, block.plain_len, what))
+        plain = bytes(decode_block(opener, block, sealed))
     except (DataError, ObjectNotFound) as exc:
         return str(exc)
     keys = archive.keys

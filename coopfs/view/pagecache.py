@@ -10,7 +10,6 @@ answering must therefore never depend on a push (nor on a thread that pushes).
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -23,8 +22,6 @@ from coopfs.archive.blocks import Block
 from coopfs.view.layout import HOLE, PAGE, Stretch, cut_stretches
 
 LARGE: Final = 64 << 10  # bytes; less is joined with its neighbours rather than sent alone
-
-log = logging.getLogger(__name__)
 
 Push = Callable[[int, int, "bytes | memoryview"], None]
 
