@@ -7,9 +7,11 @@ Thread-safe.  Object format: coopfs-format(5), "Index object".
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import Final
 
 from blake3 import blake3
@@ -31,6 +33,7 @@ from coopfs.ids import ID_LEN, ChunkId, ObjectId, PackId, short_hex
 PREFIX_LEN: Final = 16  # bytes of an id in the look-up table; 2^64 tries to collide
 BLOCKS_KEPT: Final = 1024  # decoded block rows in memory, ~6 KB each
 MARKED: Final = "marked by a prune"  # a reason in lost_packs; for ever
+ROWS_AT_ONCE: Final = 256  # in one statement; SQLite takes 32,766 values (999 before 3.32)
 HOT_CHUNKS: Final = 50_000  # chunks of recently seen blocks, found without SQLite
 
 
@@ -272,9 +275,7 @@ class Index:
                 connection.execute(
                     "INSERT OR IGNORE INTO pack_listings VALUES (?, ?)", (pack_no, object_no)
                 )
-            # Sorted: SQLite then fills its pages in order (three times as fast at 3 million).
-            places.sort()
-            connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?)", places)
+            _insert_places(connection, places)
             if content.marked:
                 connection.executemany(
                     "INSERT OR REPLACE INTO lost_packs VALUES (?, ?)",
@@ -433,3 +434,19 @@ class Index:
             "INSERT INTO facts VALUES ('generation', 1)"
             " ON CONFLICT (name) DO UPDATE SET value = value + 1"
         )
+
+
+def _insert_places(connection: sqlite3.Connection, places: list[tuple[bytes, int]]) -> None:
+    """Add (prefix, block number) pairs to the table of chunks."""
+    # Sorted: SQLite then fills its pages in order (three times as fast at 3 million).
+    places.sort(key=itemgetter(0))
+    # Many rows a statement: a statement a row costs a third more.
+    whole = len(places) // ROWS_AT_ONCE * ROWS_AT_ONCE
+    flat = [value for place in places[:whole] for value in place]
+    step = 2 * ROWS_AT_ONCE
+    rows = ",".join(["(?, ?)"] * ROWS_AT_ONCE)
+    connection.executemany(
+        f"INSERT OR IGNORE INTO chunks VALUES {rows}",  # noqa: S608  # of our own making
+        (flat[start : start + step] for start in range(0, len(flat), step)),
+    )
+    connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?)", places[whole:])

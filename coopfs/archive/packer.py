@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+from coopfs.archive.effort import Effort
 from coopfs.format.codec import Compressor
 from coopfs.format.keys import ArchiveKeys, Role, SigningKey
 from coopfs.format.pack import PACK_ROLES, PACK_TARGET, BlockDraft, BuiltPack, build_pack
@@ -60,6 +62,7 @@ class Packer:
         keys: ArchiveKeys,
         signer: SigningKey,
         threads: int,
+        effort: Effort,
         allocate: Allocate,
         on_pack: Callable[[BuiltPack], None],
     ) -> None:
@@ -70,6 +73,7 @@ class Packer:
         """
         self._keys = keys
         self._signer = signer
+        self._effort = effort
         self._allocate = allocate
         self._on_pack = on_pack
         self._lanes = {role: _Lane() for role in PACK_ROLES}
@@ -111,7 +115,7 @@ class Packer:
         compressor: Compressor | None = getattr(self._local, "compressor", None)
         if compressor is None:
             compressor = self._local.compressor = Compressor()
-        codec, stored = compressor.compress(plain)
+        codec, stored = compressor.compress(plain, self._effort.level)
         if stored is plain:
             stored = bytes(plain)
         done()
@@ -138,32 +142,44 @@ class Packer:
 
     def _seal(self, role: Role, drafts: Sequence[BlockDraft]) -> None:
         pack = build_pack(
-            self._keys, self._signer, role, drafts, os.urandom(32), allocate=self._allocate
+            self._keys, self._signer, role, drafts, os.urandom(32), allocate=self._room
         )
         self._on_pack(pack)
+
+    def _room(self, size: int) -> memoryview:
+        """Wait for room for a pack: those before it are on their way into the store."""
+        begun = time.monotonic()
+        room = self._allocate(size)
+        now = time.monotonic()
+        self._effort.note_pack(now - begun, now)
+        return room
 
 
 def pack_here(
     keys: ArchiveKeys,
     signer: SigningKey,
+    effort: Effort,
     blocks: Sequence[tuple[Role, Sequence[Piece], Chunks]],
 ) -> Iterator[FinishedPack]:
     """Pack a few blocks at once, in this thread; all of it is in memory twice."""
     finished: list[BuiltPack] = []
-    packer = Packer(keys, signer, 0, lambda size: memoryview(bytearray(size)), finished.append)
+    packer = Packer(keys, signer, 0, effort, _plain_room, finished.append)
     for role, pieces, chunks in blocks:
         packer.add_block(role, b"".join(pieces), chunks, _nothing)
     packer.finish()
     for pack in finished:
-        directory = pack.directory
         yield FinishedPack(
             pack.pack_id,
             pack.data,
             pack.header.encode(),
-            directory.body,
-            directory.signature,
+            pack.directory_body,
+            pack.signature,
             _nothing,
         )
+
+
+def _plain_room(size: int) -> memoryview:
+    return memoryview(bytearray(size))
 
 
 def _nothing() -> None:

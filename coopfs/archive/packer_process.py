@@ -26,6 +26,7 @@ from functools import partial
 from typing import Any, BinaryIO, Final
 
 from coopfs.archive.child import Child, child_pipes, read_message, write_message
+from coopfs.archive.effort import Effort
 from coopfs.archive.packer import COMPRESS_THREADS, Chunks, FinishedPack, Packer, Piece
 from coopfs.errors import CoopfsError
 from coopfs.format.keys import ArchiveKeys, Role, SigningKey
@@ -76,6 +77,7 @@ class PackerProcess:
         keys: ArchiveKeys,
         signer: SigningKey,
         block_max: int,
+        effort: Effort,
         on_pack: Callable[[FinishedPack], None],
     ) -> None:
         """Start the process; blocks have at most *block_max* bytes.
@@ -94,7 +96,7 @@ class PackerProcess:
         self._shared = self._child.shared
         self._poll = select.poll()
         self._poll.register(self._child.from_child, select.POLLIN)
-        self._send([_KEYS, keys.archive_key, signer.seed])
+        self._send([_KEYS, keys.archive_key, signer.seed, effort.word, effort.is_near])
 
     def submit(self, role: Role, pieces: Iterable[Piece], chunks: Chunks) -> None:
         """Hand over one block: *pieces* back to back, cut into *chunks*."""
@@ -201,7 +203,10 @@ class _Child:
         kind = message[0]
         if kind == _KEYS:
             keys, signer = ArchiveKeys.derive(message[1]), SigningKey(message[2])
-            self._packer = Packer(keys, signer, COMPRESS_THREADS, self._allocate, self._send_pack)
+            effort = Effort(message[3], is_near=message[4])
+            self._packer = Packer(
+                keys, signer, COMPRESS_THREADS, effort, self._allocate, self._send_pack
+            )
             return
         if self._packer is None:
             raise AssertionError("the keys come first")
@@ -222,7 +227,6 @@ class _Child:
         return self._shared[start : start + size]
 
     def _send_pack(self, pack: BuiltPack) -> None:
-        directory = pack.directory
         self._send(
             [
                 _PACK,
@@ -230,8 +234,8 @@ class _Child:
                 len(pack.data),
                 pack.pack_id,
                 pack.header.encode(),
-                directory.body,
-                directory.signature,
+                pack.directory_body,
+                pack.signature,
             ]
         )
 

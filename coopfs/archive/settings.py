@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from coopfs.archive.effort import AUTO, check_effort
 from coopfs.dirs import Dirs, write_private
 from coopfs.errors import ConfigError, FormatUnsupported, NoArchive, UsageError
 from coopfs.format.snapshot import check_label
@@ -46,6 +47,7 @@ class ArchiveSettings:
     series: tuple[SeriesRule, ...] = ()
     partial_interval_s: int = PARTIAL_INTERVAL_S  # 0: no partial snapshots
     cache_max: int = CACHE_MAX  # bytes
+    compression: str = AUTO  # one of coopfs.archive.effort's words
 
     @property
     def shown_store(self) -> str:
@@ -160,6 +162,8 @@ def save_settings(dirs: Dirs, settings: ArchiveSettings, *, folder: Path | None 
         table["partial_interval_s"] = settings.partial_interval_s
     if settings.cache_max != CACHE_MAX:
         table["cache_max"] = settings.cache_max
+    if settings.compression != AUTO:
+        table["compression"] = settings.compression
     if settings.series:
         table["series"] = {rule.path: rule.series for rule in settings.series}
     text = "# An archive of coopfs as this host knows it: coopfs-config(5).\n"
@@ -189,6 +193,7 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> ArchiveSettings:
     store, host = take("store", str), take("host", str)
     interval_s = take("partial_interval_s", int, PARTIAL_INTERVAL_S)
     cache_max = take("cache_max", int, CACHE_MAX)
+    compression = take("compression", str, AUTO)
     series = take("series", dict, {})
     if rest:
         raise ConfigError(f"{path}: unknown setting {min(rest)!r}; see coopfs-config(5)")
@@ -201,6 +206,7 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> ArchiveSettings:
         raise ConfigError(f"{path}: cache_max is {cache_max}; expected a number of bytes")
     try:
         check_label(host, "host")
+        check_effort(compression)
         rules = tuple(_rule(key, value, path) for key, value in series.items())
     except UsageError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
@@ -212,6 +218,7 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> ArchiveSettings:
         series=rules,
         partial_interval_s=interval_s,
         cache_max=cache_max,
+        compression=compression,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Final
 from blake3 import blake3
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.effort import Effort
 from coopfs.archive.packer import FinishedPack, Piece, pack_here
 from coopfs.archive.packer_process import PackerProcess
 from coopfs.errors import ObjectNotFound
@@ -53,16 +54,26 @@ class ArchiveWriter:
     object yet, and is found again by the next writer on this host.
     """
 
-    def __init__(self, archive: Archive, signer: SigningKey, *, expects_much: bool = False) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        signer: SigningKey,
+        *,
+        compression: str | None = None,
+        expects_much: bool = False,
+    ) -> None:
         """Take over what an interrupted run has left behind.
 
         With *expects_much* the packing process is started at once, not when it is
-        first needed.
+        first needed.  *compression* is the settings' unless given.
         """
         self._archive = archive
         self._keys = archive.keys
         self._chunk_id_key = archive.keys.chunk_id_key
         self._signer = signer
+        self._effort = Effort(
+            compression or archive.settings.compression, is_near=archive.store.is_local
+        )
         self._block_target = archive.config.block_len
         # A block is closed at the target; its last chunk may reach beyond it.
         self._block_max = self._block_target + max(
@@ -166,7 +177,7 @@ class ArchiveWriter:
         self._take_packs(wait=False)
         if sum(map(len, pieces)) > self._block_max:
             # A node with megabytes of extended attributes: no slot is made for that.
-            for pack in pack_here(self._keys, self._signer, [(lane.role, pieces, chunks)]):
+            for pack in self._pack_here([(lane.role, pieces, chunks)]):
                 self._on_pack(pack)
         elif self._packer is None:
             self._waiting.append((lane.role, pieces, chunks))
@@ -176,10 +187,17 @@ class ArchiveWriter:
             self._packer.submit(lane.role, pieces, chunks)
 
     def _start_packer(self) -> None:
-        self._packer = PackerProcess(self._keys, self._signer, self._block_max, self._on_pack)
+        self._packer = PackerProcess(
+            self._keys, self._signer, self._block_max, self._effort, self._on_pack
+        )
         for role, pieces, chunks in self._waiting:
             self._packer.submit(role, pieces, chunks)
         self._waiting.clear()
+
+    def _pack_here(
+        self, blocks: Sequence[tuple[Role, list[Piece], list[tuple[bytes, int]]]]
+    ) -> Iterator[FinishedPack]:
+        return pack_here(self._keys, self._signer, self._effort, blocks)
 
     def _on_pack(self, pack: FinishedPack) -> None:
         self._putting.append(self._put_pool.submit(self._put, pack))
@@ -231,7 +249,7 @@ class ArchiveWriter:
             self._close_block(lane)
         if self._packer is not None:
             self._packer.finish()
-        for pack in pack_here(self._keys, self._signer, self._waiting):
+        for pack in self._pack_here(self._waiting):
             self._on_pack(pack)
         self._waiting.clear()
         self._take_packs(wait=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coopfs.archive.effort import EFFORTS
 from coopfs.cli.context import Context
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
     "--partial-interval",
     metavar="TIME",
     help="Commit a partial snapshot every TIME, such as 4h; 0 for never.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(EFFORTS),
+    help="How hard to compress; auto: as hard as the store leaves time for.",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Read everything, store nothing.")
 @click.pass_obj
@@ -123,6 +129,7 @@ def _request(options: dict[str, Any], settings: Any) -> SnapshotRequest:
         tags=options["tags"],
         description=options["description"],
         is_dry_run=options["dry_run"],
+        compression=options["compression"],
         partial_interval_s=(
             settings.partial_interval_s if interval is None else _parse_interval(interval)
         ),

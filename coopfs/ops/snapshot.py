@@ -64,6 +64,7 @@ class SnapshotRequest:
     description: str = ""
     is_dry_run: bool = False
     partial_interval_s: int = 0  # 0: no partial snapshots
+    compression: str | None = None  # None: as the settings say
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,9 @@ def take_snapshot(
         if not request.is_dry_run:
             archive.heed_keeper()
         archive.index.reload_if_changed()
-        with make_writer(archive, signer, expects_much=is_first) as writer:
+        with make_writer(
+            archive, signer, compression=request.compression, expects_much=is_first
+        ) as writer:
             run = _Run(archive, writer, signer, request, progress, is_stopped)
             try:
                 return run.take()
