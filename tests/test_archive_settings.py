@@ -44,6 +44,7 @@ def test_what_is_saved_is_loaded(dirs: Dirs) -> None:
         series=(SeriesRule("/home/ann", "home"), SeriesRule("/srv/ü", "data")),
         partial_interval_s=0,
         cache_max=1 << 40,
+        compression="better",
     )
     add(dirs, "home", None)
     save_settings(dirs, settings)
@@ -69,6 +70,7 @@ def test_any_address_survives_toml(tmp_path_factory: pytest.TempPathFactory, sto
         ("partial_interval_s = '4h'", "expected a whole number"),
         ("partial_interval_s = true", "expected a whole number"),
         ("cache_max = -1", "expected a number of bytes"),
+        ("compression = 'best'", "expected one of auto, fastest, better, max"),
         ("series = 'home'", "expected a table"),
         ("[series]\n'home/ann' = 'home'", "'home/ann' is not an absolute path"),
         ("[series]\n'/home' = 'a/b'", "only letters"),

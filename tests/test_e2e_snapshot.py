@@ -319,3 +319,16 @@ def test_a_closed_standard_output_does_not_undo_the_snapshot(shell: Shell) -> No
     assert b"Traceback" not in done.stderr
     with shell.lab.open() as (archive, _):
         assert len(archive.snapshots()) == 1
+
+
+def test_compression_is_what_was_asked_for(shell: Shell) -> None:
+    text = b"".join(path.read_bytes() for path in sorted(Path(os.__file__).parent.glob("*.py")))
+    stored = {}
+    for effort, content in (("fastest", text), ("max", text.swapcase())):
+        source = shell.lab.base / effort
+        write(source / "text", content)
+        stored[effort] = shell.summary("--compression", effort, source)["stored"]
+    assert stored["max"] < 0.9 * stored["fastest"]
+    refused = shell.run("snapshot", "--compression", "best", shell.lab.source)
+    assert refused.returncode == 2
+    assert "'auto', 'fastest', 'better', 'max'" in refused.stderr

@@ -13,9 +13,6 @@ AUTO: Final = "auto"
 _AUTO_LEVELS: Final = (2, 3, 5, 6, 7)  # zstd's; beyond, much time buys little: coopfs.format.codec
 _FIXED: Final = {"fastest": 1, "better": 7, "max": 12}
 EFFORTS: Final = (AUTO, *_FIXED)
-# Of the time since the pack before, spent waiting until the store had taken an earlier one:
-_RAISE_SHARE: Final = 0.25
-_LOWER_SHARE: Final = 0.05
 
 
 def check_effort(word: str) -> str:
@@ -28,9 +25,9 @@ def check_effort(word: str) -> str:
 class Effort:
     """The level at which the next block is compressed.
 
-    ``auto`` goes up a level with every pack that had to wait for the store, down with
-    every one that had not: in front of a slow line better compression is a faster
-    snapshot, in front of a fast disk it is a slower one.  Any thread may use it.
+    ``auto`` goes up a level with every pack that finds the store still busy with one
+    before it, down with every one that does not: in front of a slow line better
+    compression is a faster snapshot, in front of a fast disk a slower one.
     """
 
     def __init__(self, word: str, *, is_near: bool) -> None:
@@ -38,18 +35,14 @@ class Effort:
         self.word = word
         self.is_near = is_near
         self._levels = _AUTO_LEVELS if word == AUTO else (_FIXED[word],)
-        self._place = 0 if is_near else len(self._levels) // 2
-        self._last = 0.0  # when the pack before was given room
+        self._place = 0 if is_near else min(1, len(self._levels) - 1)
 
     @property
     def level(self) -> int:
         """The zstd level to use now."""
         return self._levels[self._place]
 
-    def note_pack(self, waited_s: float, now: float) -> None:
-        """Take note of a pack that has room *now*, and had to wait for it (both in seconds)."""
-        since, self._last = now - self._last, now
-        if waited_s > _RAISE_SHARE * since:
-            self._place = min(self._place + 1, len(self._levels) - 1)
-        elif waited_s < _LOWER_SHARE * since:
-            self._place = max(self._place - 1, 0)
+    def note_pack(self, *, store_is_busy: bool) -> None:
+        """Take note of a pack that is ready to be stored."""
+        place = self._place + (1 if store_is_busy else -1)
+        self._place = min(max(place, 0), len(self._levels) - 1)

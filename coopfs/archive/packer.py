@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -142,17 +141,9 @@ class Packer:
 
     def _seal(self, role: Role, drafts: Sequence[BlockDraft]) -> None:
         pack = build_pack(
-            self._keys, self._signer, role, drafts, os.urandom(32), allocate=self._room
+            self._keys, self._signer, role, drafts, os.urandom(32), allocate=self._allocate
         )
         self._on_pack(pack)
-
-    def _room(self, size: int) -> memoryview:
-        """Wait for room for a pack: those before it are on their way into the store."""
-        begun = time.monotonic()
-        room = self._allocate(size)
-        now = time.monotonic()
-        self._effort.note_pack(now - begun, now)
-        return room
 
 
 def pack_here(
@@ -172,8 +163,8 @@ def pack_here(
             pack.pack_id,
             pack.data,
             pack.header.encode(),
-            pack.directory_body,
-            pack.signature,
+            pack.directory.body,
+            pack.directory.signature,
             _nothing,
         )
 

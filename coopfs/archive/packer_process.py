@@ -179,6 +179,8 @@ class _Child:
         self._sealing = threading.local()  # .slot: of the pack a thread is sealing
         self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._packer: Packer | None = None
+        self._effort: Effort | None = None
+        self._storing: set[int] = set()  # slots whose packs are on their way into the store
 
     def serve(self, stream: BinaryIO) -> None:
         """Read messages until the parent closes the pipe; the work is done by a thread."""
@@ -187,6 +189,7 @@ class _Child:
         while (message := read_message(stream)) is not None:
             # Slots are given back while the worker may be waiting for one.
             if message[0] == _PACK_TAKEN:
+                self._storing.discard(message[1])
                 self._pack_slots.put(message[1])
             else:
                 self._work.put(message)
@@ -203,9 +206,9 @@ class _Child:
         kind = message[0]
         if kind == _KEYS:
             keys, signer = ArchiveKeys.derive(message[1]), SigningKey(message[2])
-            effort = Effort(message[3], is_near=message[4])
+            self._effort = Effort(message[3], is_near=message[4])
             self._packer = Packer(
-                keys, signer, COMPRESS_THREADS, effort, self._allocate, self._send_pack
+                keys, signer, COMPRESS_THREADS, self._effort, self._allocate, self._send_pack
             )
             return
         if self._packer is None:
@@ -227,6 +230,9 @@ class _Child:
         return self._shared[start : start + size]
 
     def _send_pack(self, pack: BuiltPack) -> None:
+        if self._effort is not None:
+            self._effort.note_pack(store_is_busy=bool(self._storing))
+        self._storing.add(self._sealing.slot)
         self._send(
             [
                 _PACK,
@@ -234,8 +240,8 @@ class _Child:
                 len(pack.data),
                 pack.pack_id,
                 pack.header.encode(),
-                pack.directory_body,
-                pack.signature,
+                pack.directory.body,
+                pack.directory.signature,
             ]
         )
 

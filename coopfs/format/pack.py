@@ -94,13 +94,7 @@ class BuiltPack:
     pack_id: PackId
     data: memoryview
     header: Header
-    directory_body: bytes
-    signature: bytes
-
-    @property
-    def directory(self) -> Directory:
-        """The directory, parsed anew each time."""
-        return decode_directory(self.directory_body, self.signature, "new pack")
+    directory: Directory
 
 
 def encode_directory_body(drafts: Sequence[BlockDraft], writer_id: bytes, digest: bytes) -> bytes:
@@ -205,8 +199,7 @@ def build_pack(
         pack_id=PackId(hashlib.sha256(data).digest()),
         data=data,
         header=sealer.header,
-        directory_body=body,
-        signature=signature,
+        directory=decode_directory(body, signature, "new pack"),
     )
 
 
