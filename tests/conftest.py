@@ -32,7 +32,8 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 @pytest.fixture
 def cheap_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrap keys at a cost that suits tests; what is written otherwise takes 0.3 s a file."""
-    monkeypatch.setattr(wrapping, "SCRYPT_WRITTEN", wrapping.ScryptParams(log_n=4))
+    for name in ("SCRYPT_WRITTEN", "SCRYPT_PUBLISHED"):
+        monkeypatch.setattr(wrapping, name, wrapping.ScryptParams(log_n=4))
 
 
 @pytest.fixture(scope="session")

@@ -143,7 +143,7 @@ def test_a_partner_who_lost_everything_comes_back_with_the_kit_alone(
         lines = new.ok("snapshots", "--json").lines()
         assert [line["host"] for line in lines if line["type"] == "snapshot"].count("new") == 1
         # The kit, written again, still says all of it.
-        new.ok("key", "show", "--recovery-kit", tmp_path / "again")
+        new.ok("key", "export", "--recovery-kit", tmp_path / "again")
         assert read_kit_file(tmp_path / "again").partner == place
 
 
@@ -381,4 +381,4 @@ def test_a_kit_is_written_at_pairing_for_an_archive_that_is_there(two: Two, tmp_
     assert keys.partner is not None
     assert (str(keys.partner), keys.partner.pin) == (f"coop://{anna.address}/berta", there["pin"])
     assert len(load_partners(anna.root)["berta"].admins) == 1
-    assert json.loads(berta.ok("key", "show", "--json").out)["store"] == str(tmp_path / "local")
+    assert json.loads(berta.ok("key", "export", "--json").out)["store"] == str(tmp_path / "local")
