@@ -234,7 +234,7 @@ class Lab:
     def second_host(self, name: str = "bob") -> Lab:
         """Return a host of the same archive, enrolled as *name*."""
         other = Lab(self.base, name)
-        sheets = self.host.ok("--json", "key", "show").lines()[0]
+        sheets = self.host.ok("--json", "key", "export").lines()[0]
         asked = other.host.ok(
             *("--json", "writer", "request", self.store_path, "--host", name, "--no-passphrase"),
             stdin=sheets["archive_key_words"],

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from ftpservers import PyftpdlibServer, VsftpdServer
 from hypothesis import settings
 from seaweed import NoWeed, SeaweedCluster, seaweed_cluster
+from sshservers import SshServer
 
 from coopfs.format import wrapping
 
@@ -32,7 +34,8 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 @pytest.fixture
 def cheap_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrap keys at a cost that suits tests; what is written otherwise takes 0.3 s a file."""
-    monkeypatch.setattr(wrapping, "SCRYPT_WRITTEN", wrapping.ScryptParams(log_n=4))
+    for name in ("SCRYPT_WRITTEN", "SCRYPT_PUBLISHED"):
+        monkeypatch.setattr(wrapping, name, wrapping.ScryptParams(log_n=4))
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +47,27 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedCluster
             yield cluster
     except NoWeed as exc:
         pytest.skip(f"{exc}: OBJECT STORES ARE NOT TESTED")
+
+
+@pytest.fixture(scope="session")
+def ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    """Yield an sshd, shared by all tests: each has a folder of its own."""
+    with SshServer(tmp_path_factory.mktemp("ssh") / "server") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VsftpdServer]:
+    """Yield an FTP server that wants TLS, shared as the sshd."""
+    with VsftpdServer(tmp_path_factory.mktemp("vsftpd")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def plain_ftp() -> Iterator[PyftpdlibServer]:
+    """Yield an FTP server without TLS, shared as the sshd."""
+    with PyftpdlibServer() as server:
+        yield server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

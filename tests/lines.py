@@ -18,8 +18,8 @@ METHOD = re.compile(rb"(GET|HEAD|POST|DELETE) /[!-~]* HTTP/1\.1\r\n")
 class Listener:
     """Accepts connections on a free port and has each handled in a thread of its own."""
 
-    def __init__(self) -> None:
-        self._listening = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, at: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        self._listening = socket.create_server(at)
         self.port: int = self._listening.getsockname()[1]
         self.connections = 0
         self._open: set[socket.socket] = set()
@@ -75,7 +75,7 @@ class Listener:
 
 
 class Line(Listener):
-    """A line to *port*; set its attributes at any time.
+    """A line to *port* of *host*; set its attributes at any time.
 
     - ``lose_answers``: so many answers to requests with the method ``lose_method`` still
       get lost: the request arrives whole and is done, then the connection is cut.
@@ -84,9 +84,11 @@ class Line(Listener):
     - ``on_cut``: called after each cut.
     """
 
-    def __init__(self, port: int) -> None:
-        super().__init__()
-        self._target = port
+    def __init__(
+        self, port: int, host: str = "127.0.0.1", at: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
+        super().__init__(at)
+        self._target = (host, port)
         self.lose_answers = 0
         self.lose_method = "POST"
         self.requests: Counter[str] = Counter()  # by method
@@ -95,7 +97,7 @@ class Line(Listener):
         self.cuts = 0
 
     def handle(self, sock: socket.socket) -> None:
-        with socket.create_connection(("127.0.0.1", self._target)) as server:
+        with socket.create_connection(self._target) as server:
             self.adopt(server)
             methods: list[str] = []
             arguments = (server, sock, methods)

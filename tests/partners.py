@@ -1,9 +1,11 @@
-"""A partner for tests: a host with a server of its own on loopback."""
+"""Partners for tests: hosts with servers of their own, on loopback unless told otherwise."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +35,10 @@ class Partner(Host):
     def address(self) -> str:
         """Where its server is."""
         return f"127.0.0.1:{self.port}"
+
+    def successor(self, base: Path) -> Partner:
+        """Return the machine that takes its place, with nothing of its own yet."""
+        return Partner(base, self.name)
 
     def as_environment(self) -> Any:
         """Let this process find this host's folders, as a context manager."""
@@ -104,3 +110,71 @@ class Partner(Host):
         )
         facts: dict[str, Any] = ran.lines()[-1]
         return facts
+
+
+def make_source(folder: Path, seed: int) -> None:
+    """Fill *folder* with what two friends might have."""
+    rng = random.Random(seed)
+    for number in range(40):
+        path = folder / f"folder {number % 4}" / f"file {number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(rng.randrange(60_000)))
+    (folder / "large").write_bytes(rng.randbytes(5_000_000))
+    (folder / "link").symlink_to("large")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file and link below *folder*."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = os.readlink(path).encode()
+        elif path.is_file():
+            found[name] = path.read_bytes()
+    assert found
+    return found
+
+
+class Two:
+    """Anna and Berta, each with a source of two snapshots."""
+
+    def __init__(
+        self, base: Path, anna: Partner | None = None, berta: Partner | None = None
+    ) -> None:
+        self.base = base
+        self.anna = anna or Partner(base / "a", "anna")
+        self.berta = berta or Partner(base / "b", "berta")
+        for number, partner in enumerate((self.anna, self.berta)):
+            make_source(self.source(partner), number)
+
+    def source(self, partner: Partner) -> Path:
+        return self.base / f"{partner.name}s"
+
+    def kit(self, partner: Partner) -> Path:
+        return self.base / f"{partner.name}s-kit"
+
+    def pair(self, *args: object) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Become partners; returns what either side was told."""
+        with self.anna.inviting() as code:
+            there = self.berta.accept(code, *args)
+        return self.anna.paired, there
+
+    def back_up(self, partner: Partner, other: Partner) -> None:
+        """Let *partner* make its archive at the *other*'s, and take two snapshots."""
+        partner.init(f"coop://{other.name}", "--recovery-kit", self.kit(partner))  # type: ignore[arg-type]
+        source = self.source(partner)
+        partner.ok("snapshot", source)
+        (source / "later").write_text("written between the two")
+        partner.ok("snapshot", source)
+
+    def lose(self, partner: Partner) -> Partner:
+        """Destroy all that *partner* has, but its kit; return the machine that takes its place."""
+        shutil.rmtree(partner.base)
+        return partner.successor(self.base / "new")
+
+
+def restored(partner: Partner, source: Path, target: Path) -> Path:
+    """Restore the newest snapshot; return where *source* is now."""
+    partner.ok("restore", f"latest:{source}", "--target", target)
+    return target

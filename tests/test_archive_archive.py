@@ -150,6 +150,8 @@ def remote(lab: Lab, *, may_be_away: bool = False, is_away: bool = False) -> Ite
 
 
 def test_what_was_seen_of_a_partners_archive_can_be_browsed_while_it_is_away(taken: Lab) -> None:
+    settings = load_settings(taken.host.dirs, None)
+    (taken.host.dirs.archive_state(settings.archive_id) / KEPT_CONFIG).unlink()
     with pytest.raises(StoreUnavailable), remote(taken, may_be_away=True, is_away=True):
         pass  # never opened before: there is nothing to show
     with remote(taken) as archive:

@@ -20,7 +20,7 @@ def host(tmp_path: Path) -> Host:
 def test_the_kit_is_shown_and_can_be_typed_back(host: Host, tmp_path: Path) -> None:
     shown = host.init(tmp_path / "store").out
     keys = parse_kit(shown)
-    facts = host.ok("key", "show", "--json").lines()[0]
+    facts = host.ok("key", "export", "--json").lines()[0]
     assert keys.archive_key == parse_words(facts["archive_key_words"])
     assert keys.admin_key == parse_words(facts["admin_key_words"])
     assert "NOT wrapped" in shown
@@ -58,7 +58,7 @@ def test_a_second_archive_gets_a_name(host: Host, tmp_path: Path) -> None:
     assert (ran.code, "--archive" in ran.err) == (2, True)
     assert not (tmp_path / "two").exists()
     host.init(tmp_path / "two", "--archive", "two")
-    assert "two" in host.ok("--archive", "two", "key", "show").out
+    assert "two" in host.ok("--archive", "two", "key", "export").out
     assert host.ok("snapshots", COOPFS_ARCHIVE="two").code == 0
 
 

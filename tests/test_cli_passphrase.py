@@ -198,7 +198,7 @@ def test_the_words_of_a_key_are_typed_in_as_many_lines_as_one_likes(tmp_path: Pa
     anna, bob = Host(tmp_path / "anna"), Host(tmp_path / "bob")
     store = tmp_path / "store"
     anna.init(store)
-    words = anna.ok("key", "show", "--json").lines()[0]["archive_key_words"].split()
+    words = anna.ok("key", "export", "--json").lines()[0]["archive_key_words"].split()
     run = Terminal(["writer", "request", store, "--no-passphrase", "--host", "bob"], bob.environ)
     run.expect("The 24 words of the archive key")
     run.type("1 " + " ".join(words[:10]) + "\n" + " ".join(w[:4] for w in words[10:]) + "\n")
@@ -215,3 +215,27 @@ def test_the_words_of_a_key_are_typed_in_as_many_lines_as_one_likes(tmp_path: Pa
     shown.type("y\n")
     assert shown.finish() == 0
     assert len(anna.ok("writer", "list", "--json").lines()) == 2
+
+
+def test_a_slip_in_a_typed_kit_costs_its_line_and_the_admin_key_may_be_left_out(
+    tmp_path: Path,
+) -> None:
+    anna, bob = Host(tmp_path / "anna"), Host(tmp_path / "bob")
+    store = tmp_path / "store"
+    anna.init(store)
+    words = anna.ok("key", "export", "--json").lines()[0]["archive_key_words"].split()
+    other = next(word for word in ("abandon", "zoo") if word != words[23])
+    run = Terminal(["recover", store, "--no-passphrase", "--host", "bob"], bob.environ)
+    run.expect("The 24 words of the archive key")
+    run.type(" ".join(words[:12]) + "\n")
+    run.type("13 " + words[12] + " 14 abracadabra\n")
+    run.expect("word 14, 'abracadabra', is not one of BIP 39's")
+    run.expect("again:")
+    run.type(" ".join([*words[12:23], other]) + "\n")
+    run.expect("checksum")
+    run.type(" ".join(words) + "\n")
+    run.expect("The 24 words of the admin key")
+    run.type("\n")
+    run.expect("Without the admin key this host can only read")
+    assert run.finish() == 0
+    bob.ok("snapshots")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 from checked import no_passphrase
 from mounting import mounted, needs_fuse, wait_until
-from partners import GIB, Partner
+from partners import GIB, Partner, Two, content, make_source, restored
 
 from coopfs.archive.keyring import load_keyring
 from coopfs.archive.kit import read_kit_file
@@ -27,77 +25,11 @@ from coopfs.store.coop import open_coop
 PATIENCE = {"COOPFS_STORE_TIMEOUT": "20"}
 
 
-def make_source(folder: Path, seed: int) -> None:
-    """Fill *folder* with what two friends might have."""
-    rng = random.Random(seed)
-    for number in range(40):
-        path = folder / f"folder {number % 4}" / f"file {number}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(rng.randbytes(rng.randrange(60_000)))
-    (folder / "large").write_bytes(rng.randbytes(5_000_000))
-    (folder / "link").symlink_to("large")
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file and link below *folder*."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_symlink():
-            found[name] = os.readlink(path).encode()
-        elif path.is_file():
-            found[name] = path.read_bytes()
-    assert found
-    return found
-
-
-class Two:
-    """Anna and Berta."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.anna = Partner(base / "a", "anna")
-        self.berta = Partner(base / "b", "berta")
-        for number, partner in enumerate((self.anna, self.berta)):
-            make_source(self.source(partner), number)
-
-    def source(self, partner: Partner) -> Path:
-        return self.base / f"{partner.name}s"
-
-    def kit(self, partner: Partner) -> Path:
-        return self.base / f"{partner.name}s-kit"
-
-    def pair(self, *args: object) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Become partners; returns what either side was told."""
-        with self.anna.inviting() as code:
-            there = self.berta.accept(code, *args)
-        return self.anna.paired, there
-
-    def back_up(self, partner: Partner, other: Partner) -> None:
-        """Let *partner* make its archive at the *other*'s, and take two snapshots."""
-        partner.init(f"coop://{other.name}", "--recovery-kit", self.kit(partner))  # type: ignore[arg-type]
-        source = self.source(partner)
-        partner.ok("snapshot", source)
-        (source / "later").write_text("written between the two")
-        partner.ok("snapshot", source)
-
-    def lose(self, partner: Partner) -> Partner:
-        """Destroy all that *partner* has, but its kit; return the machine that takes its place."""
-        shutil.rmtree(partner.base)
-        return Partner(self.base / "new", partner.name)
-
-
 @pytest.fixture
 def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Two:
     for name, value in PATIENCE.items():
         monkeypatch.setenv(name, value)
     return Two(tmp_path)
-
-
-def restored(partner: Partner, source: Path, target: Path) -> Path:
-    """Restore the newest snapshot; return where *source* is now."""
-    partner.ok("restore", f"latest:{source}", "--target", target)
-    return target
 
 
 @needs_fuse
@@ -143,7 +75,7 @@ def test_a_partner_who_lost_everything_comes_back_with_the_kit_alone(
         lines = new.ok("snapshots", "--json").lines()
         assert [line["host"] for line in lines if line["type"] == "snapshot"].count("new") == 1
         # The kit, written again, still says all of it.
-        new.ok("key", "show", "--recovery-kit", tmp_path / "again")
+        new.ok("key", "export", "--recovery-kit", tmp_path / "again")
         assert read_kit_file(tmp_path / "again").partner == place
 
 
@@ -381,4 +313,4 @@ def test_a_kit_is_written_at_pairing_for_an_archive_that_is_there(two: Two, tmp_
     assert keys.partner is not None
     assert (str(keys.partner), keys.partner.pin) == (f"coop://{anna.address}/berta", there["pin"])
     assert len(load_partners(anna.root)["berta"].admins) == 1
-    assert json.loads(berta.ok("key", "show", "--json").out)["store"] == str(tmp_path / "local")
+    assert json.loads(berta.ok("key", "export", "--json").out)["store"] == str(tmp_path / "local")

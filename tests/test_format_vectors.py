@@ -17,7 +17,7 @@ from coopfs.format.body import open_body, verify_body
 from coopfs.format.keys import Role
 from coopfs.format.pack import PACK_ROLES, decode_directory, open_block, parse_pack
 from coopfs.format.sealing import decode_header
-from coopfs.format.wrapping import Secrets, decode_key_file, unwrap
+from coopfs.format.wrapping import KeyPurpose, Secrets, decode_key_file, unwrap
 
 VECTORS = Path(make.__file__).parent
 
@@ -167,6 +167,9 @@ def test_committed_key_files_unwrap() -> None:
         key_file = decode_key_file(bytes.fromhex(vector[form]), "vector")
         assert key_file.archive_id == s.ARCHIVE_ID
         assert unwrap(key_file, vector["passphrase"], "vector") == secrets
+    published = decode_key_file(bytes.fromhex(vector["published"]), "vector")
+    assert published.purpose is KeyPurpose.PUBLISHED
+    assert unwrap(published, vector["passphrase"], "vector") == Secrets(s.KEYS.archive_key)
 
 
 # --- what must be refused, and what must not ------------------------------------

@@ -143,13 +143,26 @@ def test_what_stands_beside_the_secret_is_bound_to_it(changed: dict[str, Any]) -
         unwrap(key_file, "correct horse", "test")
 
 
+def test_a_published_key_is_never_unwrapped() -> None:
+    published = {"purpose": KeyPurpose.PUBLISHED, "secrets": Secrets(bytes(32))}
+    data = wrapped(**published)
+    assert unwrap(decode_key_file(data, "test"), RIGHT, "test") == Secrets(bytes(32))
+    assert b"\x00" * 32 not in data
+    with pytest.raises(ValueError, match="without a passphrase"):
+        wrapped(None, **published)
+    # Anybody may put an object into a store: one that asks for no passphrase proves nothing.
+    forged = with_fields(wrapped(None, secrets=Secrets(bytes(32))), f0=3)
+    with pytest.raises(ObjectCorrupt, match="without a passphrase"):
+        decode_key_file(forged, "test")
+
+
 def test_a_newer_version_or_purpose_says_update() -> None:
     newer = bytearray(wrapped())
     newer[len(wrapping.MAGIC)] = 2
     with pytest.raises(FormatUnsupported, match="update"):
         decode_key_file(bytes(newer), "test")
     with pytest.raises(FormatUnsupported, match="update"):
-        decode_key_file(with_fields(wrapped(), f0=3), "test")
+        decode_key_file(with_fields(wrapped(), f0=4), "test")
     with pytest.raises(FormatUnsupported, match="newer"):
         decode_key_file(with_fields(wrapped(), f64=1), "test")
 

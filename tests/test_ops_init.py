@@ -276,7 +276,7 @@ def test_killed_after_the_config_was_put_the_archive_is_complete(
         with pytest.raises(SimulatedCrash):
             make(host, request_)
     assert_usable(host)
-    with pytest.raises(UsageError, match="coopfs key show"):
+    with pytest.raises(UsageError, match="coopfs key export"):
         make(host, replace(request_, recovery_kit=None))
 
 

@@ -41,17 +41,19 @@ def wrapped(host: Host) -> dict[str, bool]:
 
 def test_a_passphrase_is_added_changed_and_removed(host: Host, tmp_path: Path) -> None:
     store = everything_below(tmp_path / "store")
-    words = host.ok("key", "show", "--json").lines()
+    words = host.ok("key", "export", "--json").lines()
     set_passphrase(host, "one")
     assert wrapped(host) == {"host.key": True, "admin.key": True}
     assert host.run("snapshots").code == 2  # nobody to ask
     host.ok("snapshots", "--passphrase-file", tmp_path / "one")
     set_passphrase(host, "two", "one")
     assert host.run("snapshots", "--passphrase-file", tmp_path / "one").code == 12
-    assert host.ok("key", "show", "--json", "--passphrase-file", tmp_path / "two").lines() == words
+    assert (
+        host.ok("key", "export", "--json", "--passphrase-file", tmp_path / "two").lines() == words
+    )
     host.ok("key", "passphrase", "--remove", "--passphrase-file", tmp_path / "two")
     assert wrapped(host) == {"host.key": False, "admin.key": False}
-    assert host.ok("key", "show", "--json").lines() == words
+    assert host.ok("key", "export", "--json").lines() == words
     assert everything_below(tmp_path / "store") == store
 
 
@@ -118,11 +120,59 @@ def test_the_options_of_a_change_must_make_sense(host: Host, tmp_path: Path) -> 
     assert everything_below(host.dirs.config) == before
 
 
-def test_the_kit_is_shown_again(host: Host, tmp_path: Path) -> None:
-    assert host.ok("key", "show").out == (tmp_path / "kit").read_text() + "\n"
-    host.ok("key", "show", "--recovery-kit", tmp_path / "again")
-    assert (tmp_path / "again").read_text() == (tmp_path / "kit").read_text()
-    assert host.run("key", "show", "--recovery-kit", tmp_path / "again").code == 1
+def test_the_kit_is_exported_again_whole_or_a_sheet_of_it(host: Host, tmp_path: Path) -> None:
+    kit = (tmp_path / "kit").read_text()
+    assert host.ok("key", "export").out == kit + "\n"
+    host.ok("key", "export", "--recovery-kit", tmp_path / "again")
+    assert (tmp_path / "again").read_text() == kit
+    assert (tmp_path / "again").stat().st_mode & 0o777 == 0o600
+    ran = host.run("key", "export", "--recovery-kit", tmp_path / "again")
+    assert (ran.code, "not overwritten" in ran.err) == (1, True)
+    for sheet, text in zip(("archive", "admin"), kit.split("\f\n"), strict=True):
+        assert host.ok("key", "export", "--sheet", sheet).out == text + "\n"
+        (facts,) = host.ok("key", "export", "--sheet", sheet, "--json").lines()
+        assert [name for name in facts if name.endswith("_words")] == [f"{sheet}_key_words"]
+    host.ok("key", "export", "--sheet", "admin", "--recovery-kit", tmp_path / "one sheet")
+    assert (tmp_path / "one sheet").read_text() == kit.split("\f\n")[1]
+    (tmp_path / "store").rename(tmp_path / "away")
+    assert host.ok("key", "export").out == kit + "\n"
+
+
+def test_without_the_admin_key_its_sheet_is_said_to_be_missing(host: Host, tmp_path: Path) -> None:
+    kit = ("--recovery-kit", tmp_path / "kit")
+    host.ok("key", "offline", *kit)
+    ran = host.ok("key", "export")
+    assert "admin key is not on this machine" in ran.err
+    assert "sheet 1 of 1" in ran.out
+    ran = host.run("key", "export", "--sheet", "admin", "--recovery-kit", tmp_path / "none")
+    assert (ran.code, "coopfs key online" in ran.err) == (1, True)
+    assert not (tmp_path / "none").exists()
+    host.ok("key", "export", "--sheet", "archive")
+
+
+def test_the_keys_are_listed_without_a_secret(host: Host, tmp_path: Path) -> None:
+    words = host.ok("key", "export", "--json").lines()[0]
+    listed = {line["key"]: line for line in host.ok("key", "list", "--json").lines()}
+    assert {kind: line["is_wrapped"] for kind, line in listed.items()} == dict.fromkeys(
+        ("archive", "writer", "admin"), False
+    )
+    (writer,) = host.ok("writer", "list", "--json").lines()
+    assert listed["writer"]["words"] == writer["fingerprint"]
+    shown = host.ok("key", "list").out
+    assert host.ok("key", "show").out == shown
+    assert "store" not in shown  # nothing is published
+    for secret in ("archive_key_words", "admin_key_words"):
+        assert words[secret] not in shown
+    set_passphrase(host, "one")
+    host.ok(
+        "key", "offline", "--recovery-kit", tmp_path / "kit", COOPFS_PASSPHRASE="passphrase one"
+    )
+    assert host.run("key", "list").code == 2  # nobody to ask
+    secret = ("--passphrase-file", tmp_path / "one")
+    again = {line["key"]: line for line in host.ok("key", "list", "--json", *secret).lines()}
+    assert (again["writer"]["is_wrapped"], again["admin"]["path"]) == (True, None)
+    assert again["admin"]["words"] == listed["admin"]["words"]
+    assert "not on this machine" in host.ok("key", "list", *secret).out
 
 
 def test_the_admin_key_leaves_only_when_its_sheet_can_be_read(host: Host, tmp_path: Path) -> None:
@@ -130,7 +180,7 @@ def test_the_admin_key_leaves_only_when_its_sheet_can_be_read(host: Host, tmp_pa
     before = everything_below(host.dirs.config)
     assert host.run("key", "offline").code == 2
     assert host.run("key", "offline", stdin=archive_sheet).code == 2
-    words = host.ok("key", "show", "--json").lines()[0]
+    words = host.ok("key", "export", "--json").lines()[0]
     ran = host.run("key", "offline", stdin=words["archive_key_words"])
     assert (ran.code, "words of the archive key" in ran.err) == (12, True)
     assert host.run("key", "offline", stdin="zoo " * 24).code == 2
@@ -139,7 +189,7 @@ def test_the_admin_key_leaves_only_when_its_sheet_can_be_read(host: Host, tmp_pa
     assert wrapped(host) == {"host.key": False}
     ran = host.run("key", "offline", stdin=admin_sheet)
     assert (ran.code, "not on this machine" in ran.err) == (1, True)
-    assert "admin key is not on this machine" in host.ok("key", "show").err
+    assert "admin key is not on this machine" in host.ok("key", "export").err
 
 
 def test_without_the_admin_key_the_archive_is_used_as_before(host: Host, tmp_path: Path) -> None:
@@ -169,4 +219,4 @@ def test_an_admin_key_that_comes_back_is_wrapped_like_the_others(
     secret = ("--passphrase-file", tmp_path / "one")
     host.ok("key", "online", "--recovery-kit", tmp_path / "kit", *secret)
     assert wrapped(host) == {"host.key": True, "admin.key": True}
-    assert "admin_key_words" in host.ok("key", "show", "--json", *secret).lines()[0]
+    assert "admin_key_words" in host.ok("key", "export", "--json", *secret).lines()[0]

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from hosts import Host, everything_below
 
+from coopfs.archive.kit import read_kit_file
 from coopfs.archive.words import key_words
+from coopfs.ops import recover
+from coopfs.store.faulty import SimulatedCrash
 
 
 @pytest.fixture
@@ -106,6 +109,67 @@ def test_another_archives_admin_key_enrols_nobody(lost: Host, tmp_path: Path) ->
     )
     assert (ran.code, "not the admin key" in ran.err) == (12, True)
     assert everything_below(tmp_path / "store") == before
+    assert not lost.base.exists()
+
+
+def test_a_kit_that_was_typed_wrong_is_said_to_be_and_sets_nothing_up(
+    lost: Host, tmp_path: Path
+) -> None:
+    kit = read_kit_file(tmp_path / "kit")
+    keys = [key_words(key) for key in (kit.archive_key, kit.admin_key) if key]
+    words = keys[0]
+    other = next(word for word in ("abandon", "zoo") if word != words[2])
+    for number, key in enumerate(keys):
+        (tmp_path / f"words {number}").write_text(" ".join(key))
+    for typed, code, said in (
+        ([*words[:2], "zzzz", *words[3:]], 2, "word 3, 'zzzz'"),
+        ([*words[:2], other, *words[3:]], 2, "checksum"),
+        (words[:-1], 2, "23 words"),
+        (keys[1], 12, "words of the admin key"),
+    ):
+        ran = lost.run("recover", tmp_path / "store", "--no-passphrase", stdin=" ".join(typed))
+        assert (ran.code, said in ran.err) == (code, True), ran.err
+        assert not lost.base.exists()
+    for sheets, said in (
+        ((1, 0), "words of the admin key"),
+        ((0, 0), "read twice"),
+    ):
+        files = [("--recovery-kit", tmp_path / f"words {sheet}") for sheet in sheets]
+        ran = lost.run("recover", tmp_path / "store", "--no-passphrase", *files[0], *files[1])
+        assert (ran.code, said in ran.err) == (12, True), ran.err
+        assert not lost.base.exists()
+
+
+def test_another_archives_store_is_not_taken_for_the_kits(lost: Host, tmp_path: Path) -> None:
+    Host(tmp_path / "other", "other").init(tmp_path / "others")
+    ran = lost.run("recover", tmp_path / "others", *kit_of(tmp_path), "--no-passphrase")
+    assert (ran.code, "another archive" in ran.err) == (12, True)
+    assert not lost.base.exists()
+
+
+@pytest.mark.parametrize("step", ["load_keyring", "enrol_writer", "heads_fingerprint"])
+def test_stopped_at_any_step_the_same_command_goes_on(
+    lost: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise SimulatedCrash(step)
+
+    again = ("recover", *kit_of(tmp_path), "--no-passphrase", "--host", "new", "--json")
+    with monkeypatch.context() as patch:
+        patch.setattr(recover, step, crash)
+        assert lost.run(*again).code != 0
+    (facts,) = lost.ok(*again).lines()
+    assert (facts["is_writer"], facts["snapshots"]) == (True, 1)
+    hosts = [line["host"] for line in lost.ok("writer", "list", "--json").lines()]
+    assert hosts == ["anna", "new"]  # enrolled once
+    assert is_back(lost, tmp_path)
+
+
+def test_a_store_that_moved_is_said_to_have(lost: Host, tmp_path: Path) -> None:
+    lost.ok("recover", *kit_of(tmp_path), "--no-passphrase")
+    (tmp_path / "store").rename(tmp_path / "moved")
+    ran = lost.run("recover", tmp_path / "moved", *kit_of(tmp_path), "--no-passphrase")
+    assert (ran.code, "archive.toml" in ran.err) == (2, True)
 
 
 def test_other_machines_are_sent_away_from_a_partners_store_only(

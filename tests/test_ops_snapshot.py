@@ -707,7 +707,7 @@ def test_a_run_that_ended_between_refresh_and_lock_is_continued_not_forked(lab: 
 
 
 def test_a_host_that_is_not_enrolled_takes_nothing(lab: Lab) -> None:
-    sheets = lab.host.ok("--json", "key", "show").lines()[0]
+    sheets = lab.host.ok("--json", "key", "export").lines()[0]
     other = Lab(lab.base, "eve")
     other.host.ok(
         *("writer", "request", lab.store_path, "--host", "eve", "--no-passphrase"),

@@ -122,8 +122,8 @@ def test_the_new_host_has_the_archive_key_and_a_writer_key_of_its_own(
 ) -> None:
     request_code(bob, store)
     kept = b"".join(everything_below(bob.dirs.config).values())
-    admin_words = anna.ok("key", "show", "--json").lines()[0]
-    shown = bob.ok("key", "show", "--json").lines()[0]
+    admin_words = anna.ok("key", "export", "--json").lines()[0]
+    shown = bob.ok("key", "export", "--json").lines()[0]
     assert shown["archive_key_words"] == admin_words["archive_key_words"]
     assert "admin_key_words" not in shown
     writers = [
@@ -218,14 +218,14 @@ def test_a_wrong_key_joins_nothing(anna: Host, bob: Host, store: Path, tmp_path:
 def test_the_wrong_sheet_is_recognised(anna: Host, bob: Host, store: Path, tmp_path: Path) -> None:
     ran = bob.run("writer", "request", store, "--recovery-kit", tmp_path / "admin-sheet")
     assert (ran.code, "the sheet of the archive key is not in it" in ran.err) == (2, True)
-    words = anna.ok("key", "show", "--json").lines()[0]["admin_key_words"]
+    words = anna.ok("key", "export", "--json").lines()[0]["admin_key_words"]
     ran = bob.run("writer", "request", store, stdin=words)
     assert (ran.code, "the words of the admin key" in ran.err) == (12, True)
     assert not bob.dirs.config.exists()
 
 
 def test_words_on_standard_input_are_enough(anna: Host, bob: Host, store: Path) -> None:
-    words = anna.ok("key", "show", "--json").lines()[0]["archive_key_words"]
+    words = anna.ok("key", "export", "--json").lines()[0]["archive_key_words"]
     bob.ok("writer", "request", store, "--no-passphrase", "--host", "bob", stdin=words)
     assert bob.ok("writer", "list").out.startswith("HOST")
 

@@ -27,6 +27,7 @@ from coopfs.archive.state import State
 from coopfs.dirs import Dirs, write_private
 from coopfs.errors import (
     ConfigError,
+    CoopfsError,
     DataError,
     NotAStore,
     ObjectNotFound,
@@ -137,7 +138,7 @@ class Archive:
             )
         archive = cls(dirs, settings, ring, store, config, memory_len)
         archive.away = away
-        if not away and not store.is_local:
+        if not away:
             archive._keep_config(kept, data)
         return archive
 
@@ -327,6 +328,18 @@ class Archive:
         if entry.span_root is not None:
             return iter_spans(entry.span_root, self.load_span_node)
         return iter(entry.spans or ())
+
+
+def known_config(dirs: Dirs, settings: ArchiveSettings, keys: ArchiveKeys) -> ArchiveConfig | None:
+    """Return the archive's config as this machine last saw it, without the store.
+
+    None: it was never opened here, or what was kept is unusable.
+    """
+    data = _read(dirs.archive_state(settings.archive_id) / KEPT_CONFIG)
+    with suppress(CoopfsError):
+        config = decode_config(keys, data or b"", KEPT_CONFIG)
+        return config if config.archive_id == settings.archive_id else None
+    return None
 
 
 def _read(path: Path) -> bytes | None:

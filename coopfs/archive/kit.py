@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from coopfs.archive.words import key_words, parse_words
 from coopfs.errors import ConfigError, UsageError
@@ -22,6 +22,7 @@ from coopfs.ids import ArchiveId
 
 KIT_LEN_MAX: Final = 256 << 10  # bytes; a real one has about 8 KiB
 QR_BORDER: Final = 4  # modules of quiet zone, ISO/IEC 18004
+Sheet = Literal["archive", "admin"]
 _TITLES: Final = {"archive": "ARCHIVE KEY", "admin": "ADMIN KEY"}
 _TITLE = re.compile(r"coopfs recovery kit: *(ARCHIVE|ADMIN) KEY\b", re.IGNORECASE)
 _PLACE = re.compile(r"coop://([^/]+)/([^/]+)", re.IGNORECASE)
@@ -91,16 +92,20 @@ class KitKeys:
     partner: PartnerPlace | None = None
 
 
-def render_kit(kit: RecoveryKit, *, ansi: bool = False) -> str:
-    """Return the kit as text; with *ansi* the QR codes are black on white on a terminal."""
-    sheets = ["archive"] if kit.admin_key is None else ["archive", "admin"]
+def render_kit(kit: RecoveryKit, *, sheet: Sheet | None = None, ansi: bool = False) -> str:
+    """Return the kit as text, or one *sheet* of it.
+
+    With *ansi* the QR codes are black on white on a terminal.
+    """
+    sheets: list[Sheet] = ["archive"] if kit.admin_key is None else ["archive", "admin"]
     return "\f\n".join(
-        _render_sheet(kit, sheet, f"sheet {place} of {len(sheets)}", ansi)
-        for place, sheet in enumerate(sheets, 1)
+        _render_sheet(kit, each, f"sheet {place} of {len(sheets)}", ansi)
+        for place, each in enumerate(sheets, 1)
+        if sheet in (None, each)
     )
 
 
-def _render_sheet(kit: RecoveryKit, sheet: str, place: str, ansi: bool) -> str:
+def _render_sheet(kit: RecoveryKit, sheet: Sheet, place: str, ansi: bool) -> str:
     key = kit.archive_key if sheet == "archive" else kit.admin_key
     if key is None:
         raise ValueError("there is no sheet without a key")

@@ -7,6 +7,7 @@ know, since a misspelt setting would be silently without effect.  coopfs-config(
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -90,6 +91,18 @@ def archive_names(dirs: Dirs) -> list[str]:
         return []
     except OSError as exc:
         raise ConfigError(f"{dirs.archives}: cannot be read: {exc.strerror}") from exc
+
+
+def name_here(dirs: Dirs, archive_id: ArchiveId) -> str | None:
+    """Return what the archive is called on this host; None: it is not here (ConfigError).
+
+    An archive whose own settings are unusable is nobody's.
+    """
+    for name in archive_names(dirs):
+        with suppress(ConfigError, FormatUnsupported):
+            if load_settings(dirs, name).archive_id == archive_id:
+                return name
+    return None
 
 
 def choose_archive(dirs: Dirs, name: str | None) -> str:

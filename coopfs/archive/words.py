@@ -7,6 +7,7 @@ words with BIP 39's own checksum; a fingerprint six words of a hash.
 from __future__ import annotations
 
 import re
+import secrets
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
@@ -40,6 +41,12 @@ def key_words(key: bytes) -> tuple[str, ...]:
     return tuple(words.split(" "))
 
 
+def random_words(count: int) -> tuple[str, ...]:
+    """Return words drawn from the list by chance, 11 bits each: a passphrase, no key."""
+    known: list[str] = _bip39().wordlist
+    return tuple(secrets.choice(known) for _ in range(count))
+
+
 def parse_words(text: str) -> bytes:
     """Return the key (32 bytes) that 24 words stand for, however they were typed.
 
@@ -49,16 +56,12 @@ def parse_words(text: str) -> bytes:
     Raises:
         UsageError: too few or many words, an unknown one, or a wrong checksum.
     """
-    plain = "".join(
-        c for c in unicodedata.normalize("NFKD", text).casefold() if not unicodedata.combining(c)
-    )
-    typed = re.findall(r"[^\W\d_]+", plain)
-    if len(typed) != KEY_WORDS:
+    words = typed_words(text)
+    if len(words) != KEY_WORDS:
         raise UsageError(
-            f"{len(typed)} words; a key has {KEY_WORDS}, as numbered on its sheet of the "
+            f"{len(words)} words; a key has {KEY_WORDS}, as numbered on its sheet of the "
             "recovery kit"
         )
-    words = [_word(word, place) for place, word in enumerate(typed, 1)]
     try:
         return bytes(_bip39().to_entropy(words))
     except ValueError:
@@ -66,6 +69,18 @@ def parse_words(text: str) -> bytes:
             "the checksum of the 24 words does not match: every word is in the list, but "
             "one is another than on the sheet, or two changed places"
         ) from None
+
+
+def typed_words(text: str, first: int = 1) -> list[str]:
+    """Return the list's words that were typed, the *first* of them being that one of a key.
+
+    Raises:
+        UsageError: names the one that is not in the list.
+    """
+    plain = "".join(
+        c for c in unicodedata.normalize("NFKD", text).casefold() if not unicodedata.combining(c)
+    )
+    return [_word(word, place) for place, word in enumerate(re.findall(r"[^\W\d_]+", plain), first)]
 
 
 def _word(typed: str, place: int) -> str:

@@ -124,7 +124,7 @@ def _show(ctx: Context, result: InitResult, recovery_kit: Path | None) -> None:
         )
     else:
         ctx.echo(
-            'Print this recovery kit, or copy the words by hand ("coopfs key show" repeats it).'
+            'Print this recovery kit, or copy the words by hand ("coopfs key export" repeats it).'
         )
     folder = ctx.dirs.archive_config(settings.name)
     ctx.echo(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
 )
 @click.option("--pin", metavar="HEX", help="The pin of its certificate, with --server.")
 @click.option(
+    "--published",
+    is_flag=True,
+    help='Use the key that "coopfs key publish" left in the store; asks for its passphrase.',
+)
+@click.option(
     "--only-this-host",
     is_flag=True,
     help="The lost machine was stolen or hacked: the partner lets no other of yours in.",
@@ -45,6 +52,7 @@ def command(
     kit_files: tuple[Path, ...],
     server: str | None,
     pin: str | None,
+    published: bool,
     only_this_host: bool,
     host: str | None,
     no_passphrase: bool,
@@ -53,18 +61,19 @@ def command(
 
     STORE is the store's address, as on the kit; it may be left out where the kit is
     read from a file. Afterwards snapshots can be listed, mounted, restored and taken.
+
+    With --published a passphrase stands for the sheet of the archive key.
     """
     from coopfs.archive.settings import DEFAULT_NAME
     from coopfs.cli.cmd_init import default_host, no_passphrase_wanted
     from coopfs.cli.keyinput import obtain_kit
     from coopfs.ops.recover import RecoverRequest, recover
 
-    kit = obtain_kit(ctx, kit_files)
+    otherwise = "; where the archive key was published with a passphrase, say --published"
+    kit = obtain_kit(ctx, kit_files, is_published=published, otherwise=otherwise)
     address = store or kit.store
     if address is None:
         raise UsageError("STORE is missing: the address of the store, as the kit has it")
-    if kit.archive_key is None:
-        raise UsageError("the sheet of the archive key is needed")
     request = RecoverRequest(
         name=ctx.archive_name or DEFAULT_NAME,
         store=address,
@@ -74,7 +83,14 @@ def command(
         admin_key=kit.admin_key,
         is_only_writer=only_this_host,
     )
-    new_passphrase = no_passphrase_wanted if no_passphrase else ctx.passphrases.for_new_archive
+    new_passphrase: Callable[[], str | None]
+    if no_passphrase:
+        new_passphrase = no_passphrase_wanted
+    elif kit.archive_key is None:
+        # Asked for already: one passphrase is all that whoever lost everything must know.
+        new_passphrase = partial(ctx.passphrases, "Passphrase: ")
+    else:
+        new_passphrase = ctx.passphrases.for_new_archive
     _show(ctx, recover(ctx.dirs, request, new_passphrase, ctx.passphrases))
 
 
@@ -92,6 +108,7 @@ def _place(kit: KitKeys, server: str | None, pin: str | None) -> PartnerPlace | 
 
 def _show(ctx: Context, result: Recovered) -> None:
     from coopfs.archive.select import local_time
+    from coopfs.cli.render import count
 
     settings, newest = result.settings, result.newest
     for warning in result.warnings:
@@ -119,7 +136,7 @@ def _show(ctx: Context, result: Recovered) -> None:
     else:
         facts = newest.facts
         ctx.echo(
-            f"{result.snapshots} snapshots; the newest is {facts.host}/{facts.series} "
+            f"{count(result.snapshots, 'snapshot')}; the newest is {facts.host}/{facts.series} "
             f"number {facts.number}, of {local_time(facts):%Y-%m-%d %H:%M:%S}.\n"
             'If another machine knows the archive: its "coopfs snapshots" must show these six '
             f"words too, or this store holds something back:\n\n    {result.words}\n"

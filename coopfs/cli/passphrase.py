@@ -147,14 +147,17 @@ def has_terminal() -> bool:
     return True
 
 
-def ask_new(ask: Callable[[str], str] | None = None) -> str:
-    """Ask twice for a new passphrase; the empty one means none.
+KEEP_UNWRAPPED: Final = "the keys on this machine (empty: keep them unwrapped)"
+
+
+def ask_new(ask: Callable[[str], str] | None = None, what: str = KEEP_UNWRAPPED) -> str:
+    """Ask twice for a new passphrase for *what*; it may be empty.
 
     Raises:
         UsageError: typed differently again and again.
     """
     ask = ask or _ask
-    prompt = "New passphrase for the keys on this machine (empty: keep them unwrapped): "
+    prompt = f"New passphrase for {what}: "
     for _ in range(TRIES):
         passphrase = ask(prompt)
         if ask("The same again: ") == passphrase:

@@ -1,7 +1,8 @@
 """Key files: secrets of one archive, wrapped with a passphrase or in the clear.
 
-Local files only, never put into a store by themselves.  A plain checksum tells a
-damaged file from a wrong passphrase.  Byte table: coopfs-format(5), "Key files".
+They lie on the user's machines; one kind, always wrapped, may be put into the store on
+purpose.  A plain checksum tells a damaged file from a wrong passphrase.  Byte table:
+coopfs-format(5), "Key files".
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class KeyPurpose(IntEnum):
 
     HOST = 1  # the archive key and this host's writer key
     ADMIN = 2  # the admin key alone, so that it can be taken off a machine
+    PUBLISHED = 3  # the archive key alone, for the store; never unwrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,9 @@ class ScryptParams:
 
 
 SCRYPT_WRITTEN: Final = ScryptParams()
+# Whoever keeps the store may guess at leisure: as dear as a reader allows, 256 MiB and 8
+# times the work of a file here; 2.5 s once, when a machine is recovered.
+SCRYPT_PUBLISHED: Final = ScryptParams(log_n=18, r=8, p=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ class KeyFile:
 class Secrets:
     """The secrets of one key file (32 bytes each)."""
 
-    key: bytes = field(repr=False)  # the archive key (HOST) or the admin seed (ADMIN)
+    key: bytes = field(repr=False)  # the admin seed (ADMIN), else the archive key
     writer_seed: bytes | None = field(default=None, repr=False)  # HOST only
 
 
@@ -87,8 +92,10 @@ def encode_key_file(
     """
     plaintext = _encode_secrets(secrets)
     if passphrase is None:
+        if purpose is KeyPurpose.PUBLISHED:
+            raise ValueError("a key is not published without a passphrase")
         return _frame(KeyFile(purpose, archive_id, None, b"", plaintext))
-    params = params or SCRYPT_WRITTEN
+    params = params or (SCRYPT_PUBLISHED if purpose is KeyPurpose.PUBLISHED else SCRYPT_WRITTEN)
     salt = blake3(random + plaintext, derive_key_context=_SALT_CONTEXT).digest()
     unsealed = KeyFile(purpose, archive_id, params, salt, b"")
     cipher = _cipher(unsealed, passphrase)
@@ -121,6 +128,9 @@ def decode_key_file(data: bytes, what: str) -> KeyFile:
     if purpose not in list(KeyPurpose):
         raise FormatUnsupported(f"{what}: unknown purpose {purpose}; update coopfs")
     params = _decode_params(fields[2], what) if 2 in fields else None
+    if purpose == KeyPurpose.PUBLISHED and params is None:
+        # Anybody can put one; opened without a passphrase it would prove nothing.
+        raise ObjectCorrupt(f"{what}: a published key without a passphrase; do not trust it")
     return KeyFile(
         purpose=KeyPurpose(purpose),
         archive_id=ArchiveId(encoding.bin_(fields, 1, what, size=ARCHIVE_ID_LEN)),

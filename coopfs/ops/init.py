@@ -24,12 +24,14 @@ from coopfs.archive.keyring import (
     read_key_file,
     save_secrets,
 )
-from coopfs.archive.kit import RecoveryKit, read_kit_file, render_kit
+from coopfs.archive.kit import RecoveryKit, Sheet, read_kit_file, render_kit
 from coopfs.archive.settings import (
     SETTINGS_FILE,
     ArchiveSettings,
+    archive_names,
     check_archive_name,
     load_settings,
+    name_here,
     save_settings,
 )
 from coopfs.dirs import (
@@ -43,6 +45,7 @@ from coopfs.errors import (
     ConfigError,
     CoopfsError,
     DataError,
+    FormatUnsupported,
     NotAStore,
     ObjectNotFound,
     StoreError,
@@ -117,7 +120,7 @@ def init_archive(
         settings = _unfinished_settings(dirs, request, address)
     else:
         _check_kit_place(request.recovery_kit)
-        refuse_taken_store(address)
+        refuse_taken_store(dirs, address)
         settings = _make_keys(dirs, request, address, new_passphrase)
     ring = load_keyring(dirs, settings, passphrase)
     try:
@@ -159,9 +162,9 @@ def make_kit(
     )
 
 
-def write_kit(kit: RecoveryKit, path: Path) -> None:
-    """Write the kit as a new file, 0600 (ConfigError)."""
-    write_private(path.absolute(), render_kit(kit).encode(), replace=False)
+def write_kit(kit: RecoveryKit, path: Path, sheet: Sheet | None = None) -> None:
+    """Write the kit, or one *sheet* of it, as a new file, 0600 (ConfigError)."""
+    write_private(path.absolute(), render_kit(kit, sheet=sheet).encode(), replace=False)
 
 
 def _check_kit_place(path: Path | None) -> None:
@@ -192,22 +195,42 @@ def is_wrapped(dirs: Dirs, settings: ArchiveSettings) -> bool:
     return read_key_file(path).scrypt is not None
 
 
-def refuse_taken_store(address: str) -> None:
+def refuse_taken_store(dirs: Dirs, address: str) -> None:
     """Raise when there is an archive at *address* already; anything else is looked at later.
 
     Raises:
         StoreError: there is one.
+        UsageError: it is, or will be, one that this host knows by another name.
     """
-    try:
-        with open_store(address) as store:
-            config = peek_config(store.get_config(), store.address)
-    except (NotAStore, ObjectNotFound, DataError):
-        return
     shown = shown_address(address)
-    raise StoreError(
-        f"{shown}: holds an archive already ({short_hex(config.archive_id)}); to use it from "
-        f'this host run "coopfs writer request {shown}", for a new one choose another folder'
-    )
+    known = _name_of_store(dirs, address)
+    config = None
+    if known is None:
+        try:
+            with open_store(address) as store:
+                config = peek_config(store.get_config(), store.address)
+        except (NotAStore, ObjectNotFound, DataError):
+            return
+        known = name_here(dirs, config.archive_id)
+    if known is not None:
+        raise UsageError(
+            f"{shown}: is the store of the archive {known!r} on this host; two archives cannot "
+            "share one, choose another place"
+        )
+    if config is not None:
+        raise StoreError(
+            f"{shown}: holds an archive already ({short_hex(config.archive_id)}); to use it from "
+            f'this host run "coopfs writer request {shown}", for a new one choose another folder'
+        )
+
+
+def _name_of_store(dirs: Dirs, address: str) -> str | None:
+    """Return which archive of this host, finished or not, has its store at *address*."""
+    for name in archive_names(dirs):
+        with suppress(ConfigError, FormatUnsupported):
+            if load_settings(dirs, name).store == address:
+                return name
+    return None
 
 
 # --- on this machine ----------------------------------------------------------
@@ -230,7 +253,7 @@ def _unfinished_settings(dirs: Dirs, request: InitRequest, address: str) -> Arch
     if is_complete:
         raise UsageError(
             f"the archive {request.name!r} in {settings.shown_store} is complete; nothing was "
-            'changed ("coopfs key show" prints its recovery kit)'
+            'changed ("coopfs key export" prints its recovery kit)'
         )
     if settings.host != request.host:
         raise UsageError(

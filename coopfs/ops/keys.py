@@ -1,8 +1,9 @@
-"""Change how the keys are kept on this machine; the keys and the store stay as they are."""
+"""How the keys are kept on this machine: listed and changed; keys and store stay as they are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from coopfs.archive.archive import Archive
@@ -11,16 +12,53 @@ from coopfs.archive.keyring import (
     HOST_KEY_FILE,
     has_admin_key,
     load_secrets,
+    read_key_file,
     save_secrets,
 )
 from coopfs.archive.settings import ArchiveSettings
+from coopfs.archive.words import key_fingerprint
 from coopfs.dirs import Dirs, sync_folder
 from coopfs.errors import ConfigError, NotFound, UsageError, WrongKey
+from coopfs.format.config import ArchiveConfig
 from coopfs.format.keys import SigningKey
 from coopfs.format.wrapping import KeyPurpose, Secrets
 from coopfs.ops.init import is_wrapped
 
 _PURPOSES = {HOST_KEY_FILE: KeyPurpose.HOST, ADMIN_KEY_FILE: KeyPurpose.ADMIN}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """One key of an archive as this machine has it."""
+
+    kind: str  # archive, writer or admin
+    path: Path | None  # None: not on this machine
+    is_wrapped: bool  # with a passphrase
+    public_key: bytes | None  # 32 bytes; of keys that sign
+
+    @property
+    def words(self) -> str | None:
+        """Six words to compare with another machine's."""
+        return key_fingerprint(self.public_key) if self.public_key else None
+
+
+def list_keys(dirs: Dirs, archive: Archive) -> list[KeyFacts]:
+    """Return the keys of *archive*, those that are not here too (ConfigError)."""
+    folder = dirs.archive_config(archive.settings.name)
+    host, admin = folder / HOST_KEY_FILE, folder / ADMIN_KEY_FILE
+    is_wrapped = read_key_file(host).scrypt is not None
+    writer = archive.ring.writer()
+    has_admin = has_admin_key(dirs, archive.settings.name)
+    return [
+        KeyFacts("archive", host, is_wrapped, None),
+        KeyFacts("writer", host, is_wrapped, writer.public_key if writer else None),
+        KeyFacts(
+            "admin",
+            admin if has_admin else None,
+            has_admin and read_key_file(admin).scrypt is not None,
+            archive.config.admin_public_key,
+        ),
+    ]
 
 
 def change_passphrase(
@@ -117,14 +155,21 @@ def bring_admin_online(
 
 def check_admin_key(archive: Archive, typed_key: bytes) -> SigningKey:
     """Return the signing key if it is the archive's admin key (WrongKey)."""
-    if typed_key == archive.keys.archive_key:
+    name = f"the archive {archive.settings.name!r}"
+    return admin_key_of(archive.config, typed_key, archive.keys.archive_key, name)
+
+
+def admin_key_of(
+    config: ArchiveConfig, typed_key: bytes, archive_key: bytes | None, name: str
+) -> SigningKey:
+    """Return the signing key if it is the admin key that *config*, of *name*, wants (WrongKey)."""
+    if typed_key == archive_key:
         raise WrongKey(
             "these are the words of the archive key; the admin key is on the other sheet"
         )
     key = SigningKey(typed_key)
-    if key.public_key != archive.config.admin_public_key:
+    if key.public_key != config.admin_public_key:
         raise WrongKey(
-            f"these words are not the admin key of the archive {archive.settings.name!r}; "
-            "is the sheet another archive's?"
+            f"these words are not the admin key of {name}; is the sheet another archive's?"
         )
     return key

@@ -1,5 +1,7 @@
 """Come back from nothing: the recovery kit and the store make a new machine the owner's again.
 
+Instead of the archive key's sheet a key published in the store may serve.
+
 In this order, each step done only if it is not yet: the partner lets the owner in by
 the identity of the admin key and is told the new machine's certificate; key, config and
 settings are set up here; the new writer key is enrolled; snapshots and index are read.
@@ -17,20 +19,29 @@ from typing import Final
 from coopfs.archive.archive import Archive
 from coopfs.archive.keyring import load_keyring
 from coopfs.archive.kit import PartnerPlace
-from coopfs.archive.settings import ArchiveSettings
+from coopfs.archive.settings import ArchiveSettings, check_archive_name
 from coopfs.archive.snapshots import Snapshot
 from coopfs.archive.words import heads_fingerprint
 from coopfs.dirs import Dirs
-from coopfs.errors import NotFound, StoreDenied, UsageError
+from coopfs.errors import NotFound, StoreDenied, UsageError, WrongKey
+from coopfs.format.config import peek_config
 from coopfs.format.keys import owner_identity_seed
 from coopfs.identity import load_or_make_identity, make_identity
-from coopfs.ops.keys import check_admin_key
+from coopfs.ops.keys import admin_key_of, check_admin_key
 from coopfs.ops.pairing import writer_identity_of
-from coopfs.ops.writers import JoinRequest, enrol_writer, join_archive, request_of
+from coopfs.ops.publish import open_published
+from coopfs.ops.writers import (
+    JoinRequest,
+    check_archive_key,
+    enrol_writer,
+    join_archive,
+    read_config,
+    request_of,
+)
 from coopfs.store.accepting import pinned_line
 from coopfs.store.coop import CoopStore, Right, open_coop
 from coopfs.store.coopstatus import PartnerStatus
-from coopfs.store.open import open_store
+from coopfs.store.open import absolute_address, open_store
 from coopfs.store.partners import (
     PartnerAccess,
     identity_path,
@@ -39,6 +50,7 @@ from coopfs.store.partners import (
     save_access,
 )
 from coopfs.store.retry import Patience
+from coopfs.store.shown import shown_address
 
 LET_IN_S: Final = 30.0  # a server notices a changed setting within seconds
 _LOOK_S: Final = 0.2
@@ -52,7 +64,7 @@ class RecoverRequest:
     store: str  # address
     host: str
     place: PartnerPlace | None  # of a coop:// store, from the kit
-    archive_key: bytes = field(repr=False)
+    archive_key: bytes | None = field(repr=False)  # None: the one published in the store
     admin_key: bytes | None = field(repr=False)
     is_only_writer: bool = False  # the partner lets no other machine of ours in any more
 
@@ -80,7 +92,8 @@ def recover(
 
     Raises:
         UsageError: the kit does not say where the partner is, or a name is taken.
-        WrongKey: a key is another archive's.
+        WrongKey: a key is another archive's, or the passphrase of no published key.
+        NotFound: no key is published.
         NotAStore, StoreError, DataError: the store cannot be reached or read.
         ConfigError: something cannot be written.
     """
@@ -90,12 +103,24 @@ def recover(
             "--only-this-host sends other machines away from a partner's store, as its owner: it "
             "takes a coop:// store and the sheet of the admin key"
         )
+    if request.archive_key is not None and request.archive_key == request.admin_key:
+        raise WrongKey("both sheets have the same words: one of them was read twice")
+    check_archive_name(request.name)
+    address = absolute_address(request.store)
     if partner is not None:
         regain_access(dirs, partner, request)
+    _check_sheets(request, address)
+
+    def archive_key() -> bytes:
+        if request.archive_key is not None:
+            return request.archive_key
+        with open_store(address) as store:
+            return open_published(store, passphrase)
+
     joined = join_archive(
         dirs,
         JoinRequest(request.name, request.store, request.host),
-        lambda: request.archive_key,
+        archive_key,
         new_passphrase,
         passphrase,
     )
@@ -124,6 +149,16 @@ def recover(
             words=heads_fingerprint(archive.heads.all()),
             warnings=tuple(archive.warnings),
         )
+
+
+def _check_sheets(request: RecoverRequest, address: str) -> None:
+    """See that the keys are the archive's, before anything is set up (WrongKey)."""
+    data, shown = read_config(address), shown_address(address)
+    if request.archive_key is not None:
+        check_archive_key(request.archive_key, data, shown)
+    if request.admin_key is not None:
+        config = peek_config(data, shown)
+        admin_key_of(config, request.admin_key, request.archive_key, f"the archive in {shown}")
 
 
 def regain_access(dirs: Dirs, partner: str, request: RecoverRequest) -> None:

@@ -20,6 +20,7 @@ from coopfs.archive.settings import (
     ArchiveSettings,
     check_archive_name,
     load_settings,
+    name_here,
 )
 from coopfs.archive.words import key_fingerprint
 from coopfs.dirs import Dirs
@@ -151,24 +152,42 @@ def join_archive(
     check_archive_name(request.name)
     check_label(request.host, "host")
     address = absolute_address(request.store)
-    data = _read_config(address)
+    data = read_config(address)
+    archive_id = peek_config(data, address).archive_id
     if (dirs.archive_config(request.name) / SETTINGS_FILE).exists():
-        settings = load_settings(dirs, request.name)
-        if settings.archive_id != peek_config(data, address).archive_id:
-            raise UsageError(
-                f"there is another archive called {request.name!r} on this host already (in "
-                f"{settings.shown_store}); give this one another name with --archive"
-            )
+        settings = _known(dirs, request.name, archive_id, address)
         return _result(settings, load_keyring(dirs, settings, passphrase), is_new=False)
+    if known := name_here(dirs, archive_id):
+        raise UsageError(
+            f"this archive is on this host already, and is called {known!r} here; use it by "
+            f"--archive {known}"
+        )
     key = archive_key()
-    config = _check_archive_key(key, data, shown_address(address))
+    config = check_archive_key(key, data, shown_address(address))
     settings = ArchiveSettings(request.name, address, config.archive_id, request.host)
     seed = secrets.token_bytes(KEY_LEN)
     save_new_archive(dirs, settings, Secrets(key, seed), None, new_passphrase())
     return _result(settings, KeyRing(config.archive_id, key, seed), is_new=True)
 
 
-def _read_config(address: str) -> bytes:
+def _known(dirs: Dirs, name: str, archive_id: ArchiveId, address: str) -> ArchiveSettings:
+    """Return the settings of the archive of that *name* here, if it is the one meant."""
+    settings = load_settings(dirs, name)
+    if settings.archive_id != archive_id:
+        raise UsageError(
+            f"there is another archive called {name!r} on this host already (in "
+            f"{settings.shown_store}); give this one another name with --archive"
+        )
+    if settings.store != address:
+        raise UsageError(
+            f"the archive {name!r} is on this host already, in {settings.shown_store}; if its "
+            f'store has moved, change "store" in {dirs.archive_config(name) / SETTINGS_FILE}'
+        )
+    return settings
+
+
+def read_config(address: str) -> bytes:
+    """Return the bytes of ``config`` in the store at *address* (NotAStore, StoreError)."""
     with open_store(address) as store:
         try:
             return store.get_config()
@@ -178,7 +197,8 @@ def _read_config(address: str) -> bytes:
             ) from exc
 
 
-def _check_archive_key(key: bytes, data: bytes, address: str) -> ArchiveConfig:
+def check_archive_key(key: bytes, data: bytes, address: str) -> ArchiveConfig:
+    """Return the config in *data* if *key* is its archive's (WrongKey, DataError)."""
     try:
         return decode_config(ArchiveKeys.derive(key), data, address)
     except WrongKey:

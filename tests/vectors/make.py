@@ -188,7 +188,7 @@ WHOLE = ("config", "pack-data", "index", "snapshot")
 
 
 def key_files() -> dict[str, str]:
-    """A wrapped (cheap parameters) and an unwrapped key file."""
+    """A wrapped (cheap parameters) and an unwrapped key file, and one for a store."""
     secrets = Secrets(s.KEYS.archive_key, s.WRITER.seed)
     cheap = ScryptParams(log_n=4, r=8, p=1)
     arguments = (KeyPurpose.HOST, s.ARCHIVE_ID, secrets)
@@ -196,6 +196,14 @@ def key_files() -> dict[str, str]:
         "passphrase": "pässword",
         "wrapped": encode_key_file(*arguments, "pässword", s.random_of("key"), cheap).hex(),
         "unwrapped": encode_key_file(*arguments, None, s.random_of("key")).hex(),
+        "published": encode_key_file(
+            KeyPurpose.PUBLISHED,
+            s.ARCHIVE_ID,
+            Secrets(s.KEYS.archive_key),
+            "pässword",
+            s.random_of("key"),
+            cheap,
+        ).hex(),
     }
 
 
