@@ -183,3 +183,36 @@ def test_bad_input_is_told(anna: Partner, berta: Partner, tmp_path: Path) -> Non
     assert anna.run("store", "add", "../x", disk).code == 2
     assert anna.run("store", "add", "disk", disk).code == 2
     assert anna.run("store", "remove", "disk").code == 1
+
+
+def test_a_second_partner_has_a_copy_and_the_archive_goes_on_there(
+    anna: Partner, berta: Partner, tmp_path: Path
+) -> None:
+    store, source = tmp_path / "store", make_source(tmp_path / "source")
+    anna.init(store)
+    anna.ok("snapshot", source)
+    anna.ok("copy", "--to", "coop://berta")
+    anna.ok("store", "add", "berta", "coop://berta")
+    shutil.rmtree(source / "folder 0")
+    anna.ok("snapshot", source)
+    anna.ok("forget", "--keep-last", "1")
+    for _ in range(2):
+        anna.ok("prune", "--grace", "0s", "--max-unused", "0")
+    summary = anna.ok("copy", "--to", "berta", "--delete", "--grace", "0s", "--json").lines()[-1]
+    assert summary["deleted"] > 0
+    theirs = everything_below(berta.root / "partners" / "anna" / "objects")
+    packs = {name for name in everything_below(store) if name.startswith("data/")}
+    assert {name for name in theirs if name.startswith("data/")} == packs
+    trash = berta.ok("serve", "held", "anna", "--root", berta.root, "--json").lines()[-1]["usage"]
+    assert trash["trash_objects"] == summary["deleted"]  # the server keeps it for a while
+    anna.ok("drill", "--files", "5", "--store", "berta")
+
+    shutil.rmtree(store)
+    assert anna.run("snapshots").code == 10
+    moved = anna.ok("store", "move", "berta", "--json").lines()[-1]
+    assert (moved["snapshots"], moved["missing"]) == (1, [])
+    assert anna.ok("store", "list", "--json").lines() == [
+        {"type": "store", "name": "", "store": "coop://berta", "is_copy": False}
+    ]
+    anna.ok("snapshot", source)
+    anna.ok("check", "--read-data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -212,3 +213,74 @@ def test_bad_targets_are_refused(lab: Lab, other: Path) -> None:
     copied = lab.base / "copied"
     assert host.run("copy", "latest", "--to", copied).code == 2
     assert not copied.exists()
+
+
+# --- deleting ---------------------------------------------------------------------
+
+
+def forget_and_prune(lab: Lab) -> None:
+    """Let the first snapshot go, and all that only it needs, at once."""
+    shutil.rmtree(lab.source)
+    write(lab.source / "other", random.Random(7).randbytes(900_000))
+    lab.take()
+    lab.host.ok("forget", "--keep-last", "1")
+    for _ in range(2):
+        lab.host.ok("prune", "--grace", "0s", "--max-unused", "0")
+
+
+def test_what_was_let_go_leaves_the_copy_after_the_grace(lab: Lab, other: Path) -> None:
+    copy(lab, other)
+    forget_and_prune(lab)
+    size = sum(map(len, objects_below(other).values()))
+    said = copy(lab, other)  # keeps everything
+    assert "deleted" not in said
+    assert sum(map(len, objects_below(other).values())) > size
+    first = lab.host.ok("copy", "--to", other, "--delete", "--json").lines()[-1]
+    assert first["deleted"] == 0
+    assert first["waiting"] > 4
+    second = lab.host.ok("copy", "--to", other, "--delete", "--grace", "0s", "--json").lines()[-1]
+    assert second["deleted"] == first["waiting"]
+    assert second["deleted_bytes"] > 1_500_000
+    mine, theirs = objects_below(lab.store_path), objects_below(other)
+    assert {n: d for n, d in theirs.items() if not n.startswith("snapshots")} == {
+        n: d for n, d in mine.items() if not n.startswith("snapshots")
+    }
+    listed = lab.host.ok("snapshots", "--store", other, "--json").lines()
+    assert len(listed) == 2
+    lab.host.ok("check", "--read-data", "--store", other)
+
+
+def test_an_archive_that_was_put_back_does_not_empty_its_copy(lab: Lab, other: Path) -> None:
+    copy(lab, other)
+    whole = objects_below(other)
+    newest = lab.host.ok("snapshots", "--json").lines()[1]["id"]
+    shutil.copytree(lab.store_path, lab.base / "as it was")
+    (lab.store_path / "snapshots" / newest).unlink()
+    shutil.rmtree(lab.host.dirs.state)  # a machine that has never seen the newest
+    ran = lab.host.run("copy", "--to", other, "--delete", "--grace", "0s")
+    assert ran.code == 1
+    assert f"snapshot {newest[:8]} (number 2 of anna/main" in ran.err
+    assert objects_below(other) == whole
+    assert "was that put back to an older copy?" in lab.host.ok("copy", "--to", other).err
+    lab.host.ok("copy", "--store", other, "--to", lab.store_path)
+    assert objects_below(lab.store_path) == whole
+
+
+def test_nothing_is_deleted_when_the_archive_cannot_be_read(lab: Lab, other: Path) -> None:
+    copy(lab, other)
+    forget_and_prune(lab)
+    copy(lab, other)
+    whole = objects_below(other)
+    shutil.rmtree(lab.store_path / "index")
+    (lab.store_path / "index").mkdir()
+    shutil.rmtree(lab.host.dirs.state)
+    ran = lab.host.run("copy", "--to", other, "--delete", "--grace", "0s")
+    assert ran.code == 1
+    assert objects_below(other) == whole
+
+
+def test_deleting_needs_the_admin_key(lab: Lab, other: Path) -> None:
+    copy(lab, other)
+    (lab.host.dirs.archive_config("default") / "admin.key").unlink()
+    ran = lab.host.run("copy", "--to", other, "--delete")
+    assert (ran.code, "deleting in a copy needs the admin key" in ran.err) == (12, True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from coopfs.format.keys import SigningKey
     from coopfs.ops.copy_snapshots import CopyPlan, CopyReport
     from coopfs.ops.mirror import Mirrored, MirrorPlan
+    from coopfs.ops.mirror_trim import Trimmed
 
 PROBLEMS_SHOWN = 20  # on the screen; --json has all
 
@@ -36,6 +37,16 @@ PROBLEMS_SHOWN = 20  # on the screen; --json has all
 @click.option(
     "--tag", "tags", multiple=True, metavar="TAG", help="Only those with TAG; repeatable."
 )
+@click.option(
+    "--delete", is_flag=True, help="What the archive has let go leaves the second store too."
+)
+@click.option(
+    "--grace",
+    default="7d",
+    show_default=True,
+    metavar="TIME",
+    help="With --delete: how long it must have been missed: 7d, 12h.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be copied.")
 @click.option(
     "--to-passphrase-file",
@@ -53,6 +64,8 @@ def command(
     host: str | None,
     series: str | None,
     tags: tuple[str, ...],
+    delete: bool,
+    grace: str,
     dry_run: bool,
     to_passphrase_file: Path | None,
     recovery_kit: Path | None,
@@ -68,11 +81,15 @@ def command(
 
     What is there already is not sent again, whether by a run that was stopped or not.
     """
+    from coopfs.cli.cmd_prune import parse_grace
     from coopfs.ops.copy_target import find_target
 
+    grace_s = parse_grace(grace)
     with ctx.open_archive(is_for_reading=True) as archive:
         there = find_target(ctx.dirs, archive.settings, target)
         if there.archive_id != archive.settings.archive_id:
+            if delete:
+                raise UsageError("--delete is for a second store; in another archive: forget")
             chosen = _chosen(archive, names, host, series, tags)
             other = _open_other(ctx, there, to_passphrase_file)
             with other:
@@ -83,36 +100,64 @@ def command(
                 f"--to {there.shown_store} becomes a copy of all of the archive: a choice of "
                 "snapshots goes into an archive of its own (coopfs init --archive NAME)"
             )
-        return _mirror(ctx, archive, there, is_dry_run=dry_run)
+        if dry_run:
+            return _plan_mirror(ctx, archive, there)
+        admin = _admin(ctx, archive, recovery_kit)
+        return _mirror(ctx, archive, there, admin, grace_s if delete else None)
 
 
 # --- the same archive ---------------------------------------------------------------
 
 
-def _mirror(ctx: Context, archive: Archive, there: ArchiveSettings, *, is_dry_run: bool) -> int:
+def _plan_mirror(ctx: Context, archive: Archive, there: ArchiveSettings) -> int:
     from coopfs.ops import mirror
     from coopfs.ops.copy_target import config_at
-    from coopfs.ops.owner import lend_owner
     from coopfs.store.open import open_store
+
+    if config_at(there.store) is None:
+        plan = mirror.plan_mirror(archive, None)
+    else:
+        lost = mirror.lost_in_copy(there.state_folder(ctx.dirs))
+        with open_store(there.store) as store:
+            plan = mirror.plan_mirror(archive, store, lost)
+    _show_plan(ctx, there, plan)
+    return EXIT_DONE
+
+
+def _mirror(
+    ctx: Context,
+    archive: Archive,
+    there: ArchiveSettings,
+    admin: SigningKey | None,
+    grace_s: float | None,
+) -> int:
+    """Copy, and with a grace also delete, in the second store."""
+    from coopfs.ops import mirror
+    from coopfs.ops.forget import checked_admin_key
+    from coopfs.ops.mirror_trim import hidden_snapshots, trim_mirror
+    from coopfs.ops.owner import act_as_owner, lend_owner
 
     folder = there.state_folder(ctx.dirs)
     lost = mirror.lost_in_copy(folder)
-    if is_dry_run:
-        if config_at(there.store) is None:
-            plan = mirror.plan_mirror(archive, None)
-        else:
-            with open_store(there.store) as store:
-                plan = mirror.plan_mirror(archive, store, lost)
-        _show_plan(ctx, there, plan)
-        return EXIT_DONE
+    if grace_s is not None:
+        admin = checked_admin_key(archive, admin, "deleting in a copy")
+    trimmed = None
     with mirror.open_mirror(archive, there.store) as store:
         lend_owner(store, archive.ring)
         plan = mirror.plan_mirror(archive, store, lost)
+        for hidden in hidden_snapshots(archive, store, plan):
+            ctx.warn(
+                f"{there.shown_store} holds snapshot {hidden}, which {archive.store.address} does "
+                "not show and nobody let go: was that put back to an older copy?"
+            )
         with ctx.progress("copying") as progress:
             done = mirror.apply_mirror(archive, store, plan, progress)
+            if grace_s is not None and admin is not None and not done.problems:
+                act_as_owner(store, admin)
+                trimmed = trim_mirror(archive, store, folder, plan, grace_s, progress)
             progress.close()
     mirror.note_mended(folder, plan.replaced.intersection(done.packs))
-    _show_mirrored(ctx, there, plan, done)
+    _show_mirrored(ctx, there, plan, done, trimmed)
     return EXIT_FAILED if done.problems else EXIT_DONE
 
 
@@ -139,7 +184,13 @@ def _show_plan(ctx: Context, there: ArchiveSettings, plan: MirrorPlan) -> None:
     )
 
 
-def _show_mirrored(ctx: Context, there: ArchiveSettings, plan: MirrorPlan, done: Mirrored) -> None:
+def _show_mirrored(
+    ctx: Context,
+    there: ArchiveSettings,
+    plan: MirrorPlan,
+    done: Mirrored,
+    trimmed: Trimmed | None,
+) -> None:
     from coopfs.cli.progress import size_text
     from coopfs.cli.render import count, printable
 
@@ -160,6 +211,9 @@ def _show_mirrored(ctx: Context, there: ArchiveSettings, plan: MirrorPlan, done:
                 "bytes": done.sent_len,
                 "mended": len(plan.replaced.intersection(done.packs)),
                 "problems": len(done.problems),
+                "deleted": trimmed.objects if trimmed else 0,
+                "deleted_bytes": trimmed.size if trimmed else 0,
+                "waiting": trimmed.waiting if trimmed else 0,
                 "duration_s": round(done.duration_s, 3),
             }
         )
@@ -168,6 +222,13 @@ def _show_mirrored(ctx: Context, there: ArchiveSettings, plan: MirrorPlan, done:
         f"{plan.snapshots_there:,} there already; sent {size_text(done.sent_len)} in "
         f"{count(done.objects, 'object')}, {done.duration_s:.1f} s"
     )
+    if trimmed is not None:
+        ctx.echo(
+            f"deleted: {count(trimmed.objects, 'object')} ({size_text(trimmed.size)}) that the "
+            f"archive has let go; {trimmed.waiting:,} more once they were missed for the grace"
+        )
+        if trimmed.denial:
+            ctx.warn(f"the store does not let us delete ({trimmed.denial})")
     if done.problems:
         ctx.echo(
             f"INCOMPLETE: {count(len(done.problems), 'pack')} could not be copied, missing or "

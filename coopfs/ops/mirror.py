@@ -47,6 +47,7 @@ class MirrorPlan:
     packs_there: int
     snapshots_there: int
     marked: frozenset[PackId]  # packs that may be gone by now
+    unknown: frozenset[ObjectId]  # there, and nothing that the archive shows or has let go
     replaced: frozenset[PackId]  # there, but known to be damaged: deleted before they are sent
 
     @property
@@ -141,6 +142,9 @@ def plan_mirror(
         packs_there=len(sizes) - len(packs),
         snapshots_there=len(numbers.keys() & records_there.keys()),
         marked=frozenset(archive.index.marked()),
+        unknown=frozenset(
+            records_there.keys() - roles.keys() - set(map(ObjectId, archive.objects.forgotten()))
+        ),
         replaced=damaged,
     )
 
