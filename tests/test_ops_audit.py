@@ -18,13 +18,13 @@ from pruning import key_of
 from coopfs.archive.archive import Archive
 from coopfs.errors import StoreUnavailable, UsageError
 from coopfs.ops.audit import (
-    HISTORY_FILE,
     AuditRequest,
     AuditResult,
     _Draw,
     audit_archive,
     past_audits,
 )
+from coopfs.ops.kept import Kept
 from coopfs.ops.progress import NoProgress
 from coopfs.ops.prune_index import put_marks
 from coopfs.store.base import Kind
@@ -192,7 +192,7 @@ def test_an_empty_archive_has_nothing_to_audit(lab: Lab) -> None:
 def test_results_are_kept_and_junk_among_them_does_no_harm(taken: Lab) -> None:
     with taken.open() as (archive, _):
         first, _ = audit(archive, loss=0.5)
-        with (archive.state_folder / HISTORY_FILE).open("a") as file:
+        with (archive.state_folder / f"{Kept.AUDITS}.jsonl").open("a") as file:
             file.write('{"torn": \n[]\n{"of": "a newer version"}\n')
         second, _ = audit(archive, loss=0.4)
         assert past_audits(archive.state_folder) == [first, second]

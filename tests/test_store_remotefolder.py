@@ -69,7 +69,7 @@ def test_what_is_there_is_never_made_a_store(side: Side, root: Path) -> None:
     with pytest.raises(NotAStore, match=r"not empty.*letter\.txt"):
         create_store(side.address(root))
     # Without MLSD a file is listed as if it were a folder with itself in it.
-    with pytest.raises(NotAStore, match="not a folder|not empty"):
+    with pytest.raises(NotAStore, match=r"not a folder|not empty"):
         create_store(side.address(root / "letter.txt"))
     (root / "letter.txt").unlink()
     with create_store(side.address(root)) as store:

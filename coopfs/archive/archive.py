@@ -68,6 +68,8 @@ class Archive:
         store: Store,
         config: ArchiveConfig,
         memory_len: int,
+        *,
+        is_uncached: bool = False,
     ) -> None:
         """Use :meth:`open`."""
         self.settings = settings
@@ -75,14 +77,14 @@ class Archive:
         self.keys: ArchiveKeys = ring.keys
         self.store = store
         self.config = config
-        state_folder = dirs.archive_state(config.archive_id)
+        state_folder = settings.state_folder(dirs)
         self.state = State(state_folder)
         self.state_folder = state_folder
         self.heads = Heads(state_folder)
         self.index = Index(self.state)
         cache = (
             None
-            if store.is_local
+            if store.is_local or is_uncached
             else BlockCache(dirs.archive_cache(config.archive_id), settings.cache_max)
         )
         self.blocks = BlockReader(self.index, self.keys, store, cache, memory_len)
@@ -104,12 +106,14 @@ class Archive:
         memory_len: int = MEMORY_LEN,
         *,
         may_be_away: bool = False,
+        is_uncached: bool = False,
     ) -> Archive:
         """Open the archive that *settings* and *ring* describe, in *store*.
 
         *memory_len* bounds the decoded blocks kept in memory, in bytes.  With
         *may_be_away* a store that cannot be reached is no error where the archive was
-        opened before on this machine: what is known of it can be looked at.
+        opened before on this machine: what is known of it can be looked at.  With
+        *is_uncached* no block comes from the disk cache, and none is kept there.
 
         Raises:
             NotAStore: there is no archive in the store.
@@ -118,7 +122,7 @@ class Archive:
             StoreUnavailable: the store cannot be reached.
         """
         away = ""
-        kept = dirs.archive_state(settings.archive_id) / KEPT_CONFIG
+        kept = settings.state_folder(dirs) / KEPT_CONFIG
         try:
             data = store.get_config()
         except ObjectNotFound as exc:
@@ -136,7 +140,7 @@ class Archive:
                 f"{store.address}: holds archive {short_hex(config.archive_id)}, "
                 f"not {short_hex(settings.archive_id)} as configured for {settings.name!r}"
             )
-        archive = cls(dirs, settings, ring, store, config, memory_len)
+        archive = cls(dirs, settings, ring, store, config, memory_len, is_uncached=is_uncached)
         archive.away = away
         if not away:
             archive._keep_config(kept, data)

@@ -68,6 +68,7 @@ class BlockReader:
         self._memory_max = memory_len
         self._fetching: dict[int, Future[Block]] = {}
         self._openers: OrderedDict[int, Opener] = OrderedDict()
+        self.fetched_len = 0  # bytes of sealed blocks that came from the store
 
     # --- what callers use -----------------------------------------------------
 
@@ -295,6 +296,8 @@ class BlockReader:
         start = run[0].offset
         length = sum(info.sealed_len for info in run)
         data = self._store.get(Kind.DATA, pack.pack_id, start, length)
+        with self._lock:
+            self.fetched_len += length
         if len(run) == 1:
             return [data], False
         view = memoryview(data)

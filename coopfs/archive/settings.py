@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
+
+from blake3 import blake3
 
 from coopfs.archive.effort import AUTO, check_effort
 from coopfs.dirs import Dirs, write_private
 from coopfs.errors import ConfigError, FormatUnsupported, NoArchive, UsageError
 from coopfs.format.snapshot import check_label
 from coopfs.ids import ARCHIVE_ID_LEN, ArchiveId
+from coopfs.store.open import absolute_address
 from coopfs.store.shown import shown_address
 
 SETTINGS_FILE: Final = "archive.toml"
@@ -38,6 +41,14 @@ class SeriesRule:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherStore:
+    """A store with a copy of the archive, which ``coopfs copy`` writes."""
+
+    name: str
+    address: str  # absolute; may hold a password
+
+
+@dataclass(frozen=True, slots=True)
 class ArchiveSettings:
     """What this host knows about one archive, secrets apart."""
 
@@ -49,6 +60,44 @@ class ArchiveSettings:
     partial_interval_s: int = PARTIAL_INTERVAL_S  # 0: no partial snapshots
     cache_max: int = CACHE_MAX  # bytes
     compression: str = AUTO  # one of coopfs.archive.effort's words
+    others: tuple[OtherStore, ...] = ()
+    home: str = ""  # the archive's own store, where `store` is another for now; never saved
+
+    @property
+    def is_in_copy(self) -> bool:
+        """Whether `store` is not the archive's own but one with a copy."""
+        return self.home not in ("", self.store)
+
+    def state_folder(self, dirs: Dirs) -> Path:
+        """Return where this host keeps what it knows of the archive as `store` shows it.
+
+        What one store has shown says nothing about another, which may be behind.
+        """
+        folder = dirs.archive_state(self.archive_id)
+        if self.is_in_copy:
+            folder = folder / "copies" / blake3(self.store.encode()).hexdigest(8)
+        return folder
+
+    def address_of(self, name: str) -> str:
+        """Return the address of the store that is called *name*, or has it as its address.
+
+        Raises:
+            UsageError: there is none of that name, and it is no address.
+        """
+        by_name = {other.name: other.address for other in self.others}
+        if name in by_name:
+            return by_name[name]
+        if "/" in name or ":" in name:
+            return absolute_address(name)
+        known = ", ".join(sorted(by_name)) or "none"
+        raise UsageError(
+            f"archive {self.name!r} has no other store called {name!r} (there is: {known}); "
+            f'"coopfs store add" names one, and a folder of that name is written "./{name}"'
+        )
+
+    def aimed_at(self, name: str) -> Self:
+        """Return these settings for the copy in the store *name* (UsageError)."""
+        return replace(self, store=self.address_of(name), home=self.home or self.store)
 
     @property
     def shown_store(self) -> str:
@@ -177,6 +226,8 @@ def save_settings(dirs: Dirs, settings: ArchiveSettings, *, folder: Path | None 
         table["cache_max"] = settings.cache_max
     if settings.compression != AUTO:
         table["compression"] = settings.compression
+    if settings.others:
+        table["stores"] = {other.name: other.address for other in settings.others}
     if settings.series:
         table["series"] = {rule.path: rule.series for rule in settings.series}
     text = "# An archive of coopfs as this host knows it: coopfs-config(5).\n"
@@ -208,6 +259,7 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> ArchiveSettings:
     cache_max = take("cache_max", int, CACHE_MAX)
     compression = take("compression", str, AUTO)
     series = take("series", dict, {})
+    others = take("stores", dict, {})
     if rest:
         raise ConfigError(f"{path}: unknown setting {min(rest)!r}; see coopfs-config(5)")
     if interval_s and interval_s < PARTIAL_INTERVAL_MIN_S:
@@ -229,6 +281,7 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> ArchiveSettings:
         archive_id=ArchiveId(bytes.fromhex(archive_id)),
         host=host,
         series=rules,
+        others=tuple(_other_store(key, value, path) for key, value in others.items()),
         partial_interval_s=interval_s,
         cache_max=cache_max,
         compression=compression,
@@ -244,3 +297,11 @@ def _rule(key: str, value: Any, path: Path) -> SeriesRule:
     if type(value) is not str:
         raise ConfigError(f"{path}: series: {key!r} is {value!r}; expected a series' name")
     return SeriesRule(key, check_label(value, "series"))
+
+
+def _other_store(key: str, value: Any, path: Path) -> OtherStore:
+    if not _NAME.match(key):
+        raise ConfigError(f"{path}: stores: {key!r} is no name for a store")
+    if type(value) is not str or not value:
+        raise ConfigError(f"{path}: stores: {key!r} is {value!r}; expected a store's address")
+    return OtherStore(key, value)

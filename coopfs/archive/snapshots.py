@@ -47,6 +47,7 @@ class Snapshot:
     snapshot_id: SnapshotId
     facts: SnapshotFacts  # as signed when it was taken
     words: Words | None = None  # where amendments have changed them
+    is_vouched: bool = False  # signed with the admin key: a copy, of whatever host
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -104,7 +105,12 @@ class SnapshotObjects:
             hosts = {writer_id: record.host for writer_id, record in self.writers().items()}
             amended = apply_amendments(facts_of, self.amendments(), hosts, self._admin_id)
             found = [
-                Snapshot(snapshot_id, facts, amended.words.get(snapshot_id))
+                Snapshot(
+                    snapshot_id,
+                    facts,
+                    amended.words.get(snapshot_id),
+                    is_vouched=facts.writer_id == self._admin_id,
+                )
                 for snapshot_id, facts in facts_of.items()
             ]
             found.sort(key=_order)
@@ -153,6 +159,13 @@ class SnapshotObjects:
             for snapshot_id, previous in zip(record.snapshot_ids, chains, strict=True):
                 found[snapshot_id] = found.get(snapshot_id) or previous
         return found
+
+    def roles(self) -> dict[ObjectId, Role]:
+        """Return every object under ``snapshots/`` that counts, and what it is."""
+        rows = self._state.connection.execute(
+            "SELECT object_id, role FROM snapshot_objects WHERE body IS NOT NULL"
+        )
+        return {ObjectId(object_id): Role(role) for object_id, role in rows.fetchall()}
 
     def _bodies(self, role: Role) -> list[tuple[bytes, bytes]]:
         return self._state.connection.execute(
@@ -206,8 +219,9 @@ class SnapshotObjects:
         """Take in a snapshot this host has just put; its series' head moves to it."""
         self._insert([(snapshot_id, int(Role.SNAPSHOT), body, None)])
         self._snapshots = None
-        snapshot = Snapshot(snapshot_id, decode_snapshot(body, _label(snapshot_id)))
-        facts = snapshot.facts
+        facts = decode_snapshot(body, _label(snapshot_id))
+        is_vouched = facts.writer_id == self._admin_id
+        snapshot = Snapshot(snapshot_id, facts, is_vouched=is_vouched)
         self._heads.update([Head(facts.host, facts.series, facts.number, snapshot_id)])
         return snapshot
 
@@ -268,6 +282,8 @@ class SnapshotObjects:
         if opened.role is Role.SNAPSHOT:
             facts = decode_snapshot(opened.body, opened.what)
             writer_id, host = facts.writer_id, facts.host
+            if writer_id == self._admin_id and facts.origin is not None:
+                return self._config.admin_public_key  # copied or imported, of whatever host
         else:
             writer_id, host = decode_amendment(opened.body, opened.what).writer_id, ""
             if writer_id == self._admin_id:

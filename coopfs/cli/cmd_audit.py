@@ -48,7 +48,7 @@ def command(ctx: Context, confidence: float, loss: float) -> int:
     from coopfs.ops.audit import AuditRequest, audit_archive
 
     request = AuditRequest(confidence / 100, loss / 100)
-    with ctx.open_archive() as archive, ctx.progress("auditing") as progress:
+    with ctx.open_archive(is_for_reading=True) as archive, ctx.progress("auditing") as progress:
         result, bad = audit_archive(archive, request, progress)
         progress.close()
     if ctx.json:

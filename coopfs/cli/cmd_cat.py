@@ -35,7 +35,7 @@ def command(
     code = EXIT_DONE
     sys.stdout.flush()
     raw = sys.stdout.buffer.raw if hasattr(sys.stdout.buffer, "raw") else sys.stdout.buffer
-    with ctx.open_archive(may_be_away=True) as archive:
+    with ctx.open_archive(may_be_away=True, is_for_reading=True) as archive:
         for spec in specs:
             try:
                 snapshot, path = choose(archive, spec, host, series, tags)

@@ -55,7 +55,10 @@ def command(ctx: Context, read_share: float) -> int:
 
     prepare_bulk_work()
     view = _JsonView(ctx) if ctx.json else _TextView(ctx)
-    with ctx.open_archive(refresh=False) as archive, ctx.progress("checking") as progress:
+    with (
+        ctx.open_archive(refresh=False, is_for_reading=True) as archive,
+        ctx.progress("checking") as progress,
+    ):
         totals = check_archive(archive, CheckRequest(read_share), view.show, progress)
         progress.close()
         view.finish(totals)

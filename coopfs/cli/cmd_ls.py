@@ -50,7 +50,7 @@ def command(
         unreadable += 1
         ctx.warn(f"{shown(path, safely=True)}: {reason}")
 
-    with ctx.open_archive(may_be_away=True) as archive:
+    with ctx.open_archive(may_be_away=True, is_for_reading=True) as archive:
         snapshot, path = choose(archive, spec, host, series, tags)
         for listed in list_entries(
             archive, snapshot, path, is_recursive=is_recursive, on_unreadable=report

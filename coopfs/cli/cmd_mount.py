@@ -45,7 +45,9 @@ def command(
         if code is not None:
             return code
     log_to_terminal(logging.INFO if context.verbosity else logging.WARNING)
-    with context.open_archive(memory_len=options.block_memory_len, may_be_away=True) as archive:
+    with context.open_archive(
+        memory_len=options.block_memory_len, may_be_away=True, is_for_reading=True
+    ) as archive:
 
         def on_ready() -> None:
             if not foreground:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coopfs.cli.context import Context
-from coopfs.cli.serve_held import held, root_of, root_option, undelete
+from coopfs.cli.serve_held import held, import_, root_of, root_option, undelete
 from coopfs.errors import CoopfsError, UsageError
 
 if TYPE_CHECKING:
@@ -286,6 +286,7 @@ def confirm_clock(ctx: Context, /, root: Path | None) -> None:
 
 command.add_command(held)
 command.add_command(undelete)
+command.add_command(import_)
 
 
 def _chosen(ctx: Context, root: Path | None) -> Path:

@@ -33,7 +33,7 @@ def command(
     """
     from coopfs.archive.words import heads_fingerprint
 
-    with ctx.open_archive(may_be_away=True) as archive:
+    with ctx.open_archive(may_be_away=True, is_for_reading=True) as archive:
         everything = archive.snapshots()
         fingerprint = heads_fingerprint(archive.heads.all())
         name = archive.settings.name

@@ -11,7 +11,9 @@ from coopfs.cli.context import Context
 if TYPE_CHECKING:
     from coopfs.archive.settings import ArchiveSettings
     from coopfs.ops.audit import AuditResult
-    from coopfs.ops.stats import PackSums, SeriesFacts, Stats
+    from coopfs.ops.drill import DrillResult
+    from coopfs.ops.pack_sums import PackSums
+    from coopfs.ops.stats import SeriesFacts, Stats
 
 
 @click.command("stats")
@@ -25,7 +27,7 @@ def command(ctx: Context) -> None:
     """
     from coopfs.ops.stats import collect_stats
 
-    with ctx.open_archive() as archive:
+    with ctx.open_archive(is_for_reading=True) as archive:
         stats = collect_stats(archive)
         settings = archive.settings
     if ctx.json:
@@ -63,6 +65,7 @@ def _text(settings: ArchiveSettings, stats: Stats) -> list[str]:
             f"{count(stats.lost_packs, 'pack')}; see coopfs check" if stats.lost_packs else "",
         ),
         ("audits", _audits(stats.audits)),
+        ("drills", _drills(stats.drills)),
     ]
     lines = [f"{title:<10} {text}" for title, text in facts if text]
     return lines + (["", *_table(stats.series)] if stats.series else [])
@@ -83,6 +86,29 @@ def _audits(audits: tuple[AuditResult, ...]) -> str:
     )
     if before:
         failed = sum(not audit.is_passed for audit in before)
+        text += f"; {len(before):,} before it, " + (
+            f"{failed:,} failed" if failed else "all passed"
+        )
+    return text
+
+
+def _drills(drills: tuple[DrillResult, ...]) -> str:
+    """Return how the last restore drill went, and those before it."""
+    import time
+
+    from coopfs.cli.progress import duration_text, size_text
+
+    if not drills:
+        return ""
+    *before, last = drills
+    day = time.strftime("%Y-%m-%d", time.localtime(last.time_ns / 1e9))
+    if not last.is_passed:
+        text = f"{day}: FAILED ({last.bad_files:,} of {last.bad_files + last.files:,} files)"
+    else:
+        text = f"{day}: passed ({last.files:,} files, {size_text(last.size)}"
+        text += f"; all in {duration_text(last.full_s)})" if last.full_s is not None else ")"
+    if before:
+        failed = sum(not drill.is_passed for drill in before)
         text += f"; {len(before):,} before it, " + (
             f"{failed:,} failed" if failed else "all passed"
         )
@@ -146,6 +172,7 @@ def _json(settings: ArchiveSettings, stats: Stats) -> dict[str, Any]:
         "in_store": {kind.value: asdict(sums) for kind, sums in stats.in_store.items()},
         "free": stats.free,
         "lost_packs": stats.lost_packs,
+        "drills": [{"is_passed": d.is_passed, **asdict(d)} for d in stats.drills],
         "audits": [{"is_passed": a.is_passed, **asdict(a)} for a in stats.audits],
         "series": [
             {

@@ -26,6 +26,7 @@ class Context:
     """The global options and what follows from them."""
 
     archive_name: str | None = field(default_factory=lambda: os.environ.get("COOPFS_ARCHIVE"))
+    store_name: str | None = field(default_factory=lambda: os.environ.get("COOPFS_STORE"))
     json: bool = False  # machine-readable: JSON lines on stdout, nothing else there
     quiet: bool = False  # errors and warnings only
     verbosity: int = 0
@@ -64,27 +65,67 @@ class Context:
         refresh: bool = True,
         memory_len: int | None = None,
         may_be_away: bool = False,
+        is_for_reading: bool = False,
+        is_uncached: bool = False,
     ) -> Archive:
         """Open the chosen archive; with *refresh* also take in what is new in the store.
 
         With *may_be_away* a store that cannot be reached is a warning, and what is known of
         the archive here is what there is.
 
+        With *is_for_reading* a copy of the archive will do, if one was chosen by --store.
+        With *is_uncached* every block is fetched from the store.
+
         *memory_len* bounds the decoded blocks kept in memory, in bytes.  What the
         refresh found and did not stop for is shown as warnings.
 
         Raises:
             NoArchive, WrongKey, NotAStore, StoreError, DataError: see ``Archive.open``.
+            UsageError: a copy was chosen, and this command changes the archive.
         """
-        from coopfs.archive.archive import Archive
-        from coopfs.store.open import open_store
         from coopfs.store.retry import BROWSE_TIMEOUT_S, TIMEOUT_VARIABLE
 
         if may_be_away:
             # Somebody is looking (or a program waits for the mount, and nobody sees for what).
             os.environ.setdefault(TIMEOUT_VARIABLE, str(BROWSE_TIMEOUT_S))
-        settings = self.load_settings()
+        settings = self._aimed(self.load_settings(), is_for_reading=is_for_reading)
         ring = self.load_keyring(settings)
+        return self.open_with(
+            settings,
+            ring,
+            refresh=refresh,
+            memory_len=memory_len,
+            may_be_away=may_be_away,
+            is_uncached=is_uncached,
+        )
+
+    def _aimed(self, settings: ArchiveSettings, *, is_for_reading: bool) -> ArchiveSettings:
+        if not self.store_name:
+            return settings
+        aimed = settings.aimed_at(self.store_name)
+        if aimed.is_in_copy and not is_for_reading:
+            from coopfs.errors import UsageError
+
+            raise UsageError(
+                f"--store {self.store_name}: holds a copy of the archive, which is for reading: "
+                'change the archive where it is, then "coopfs copy" brings the copy up to date'
+            )
+        return aimed
+
+    def open_with(
+        self,
+        settings: ArchiveSettings,
+        ring: KeyRing,
+        *,
+        refresh: bool = True,
+        memory_len: int | None = None,
+        may_be_away: bool = False,
+        is_uncached: bool = False,
+    ) -> Archive:
+        """Open the archive that *settings* and *ring* describe; see :meth:`open_archive`."""
+        from coopfs.archive.archive import Archive
+        from coopfs.store.open import open_store
+
         limits = {} if memory_len is None else {"memory_len": memory_len}
         store = open_store(settings.store)
         if settings.store.startswith("coop:"):
@@ -93,7 +134,13 @@ class Context:
             lend_owner(store, ring)
         try:
             archive = Archive.open(
-                self.dirs, settings, ring, store, **limits, may_be_away=may_be_away
+                self.dirs,
+                settings,
+                ring,
+                store,
+                **limits,
+                may_be_away=may_be_away,
+                is_uncached=is_uncached,
             )
         except BaseException:
             store.close()
@@ -105,10 +152,30 @@ class Context:
                 archive.refresh()
                 for warning in archive.warnings:
                     self.warn(warning)
+                self._warn_if_behind(archive)
         except BaseException:
             archive.close()
             raise
         return archive
+
+    def _warn_if_behind(self, archive: Archive) -> None:
+        """Say so when a copy does not have the newest of what the archive is known to have."""
+        if not archive.settings.is_in_copy:
+            return
+        from coopfs.archive.heads import Heads
+
+        known = Heads(self.dirs.archive_state(archive.config.archive_id)).all()
+        behind = []
+        for head in known:
+            here = archive.heads.get(head.host, head.series)
+            if here is None or here.number < head.number:
+                newest = f"number {here.number}" if here else "nothing"
+                behind.append(f"{newest} of {head.host}/{head.series}, not {head.number}")
+        if behind:
+            self.warn(
+                f"{archive.store.address}: the copy is behind: it has {'; '.join(behind[:3])}"
+                f"{' and others' if len(behind) > 3 else ''}"
+            )
 
     # --- talking ----------------------------------------------------------------
 

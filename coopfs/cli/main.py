@@ -43,6 +43,9 @@ COMMANDS: Final = {
     "prune": "Free what no snapshot needs any more.",
     "check": "Verify the archive, and name the files that damage hurts.",
     "audit": "Read random blocks: does the store still have the data?",
+    "drill": "Restore random files, and say how long all of it would take.",
+    "copy": "Copy the archive to a second store, or snapshots into another archive.",
+    "store": "Name the archive's other stores, or move it to another one.",
     "repair": "Mend a lost or damaged index.",
     "stats": "Say how much is stored, and how much was saved.",
     "archive": "List the archives this machine knows, or remove one from it.",
@@ -75,6 +78,12 @@ def _global_options() -> list[GlobalOption]:
             ["--archive", "archive_name"],
             metavar="NAME",
             help="The archive to work on (COOPFS_ARCHIVE; default: the only one).",
+            **shared,
+        ),
+        GlobalOption(
+            ["--store", "store_name"],
+            metavar="STORE",
+            help="Read from a copy of the archive in STORE (COOPFS_STORE; default: its own).",
             **shared,
         ),
         GlobalOption(

@@ -1,10 +1,10 @@
-"""``coopfs serve held`` and ``undelete``: what lies here for a partner, without the line."""
+"""``coopfs serve held``, ``undelete`` and ``import``: a partner's objects, without the line."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
@@ -12,6 +12,9 @@ from coopfs.cli.context import Context
 from coopfs.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coopfs.format.receipt import Receipt
     from coopfs.ops.held import Held
 
 FINDINGS_SHOWN: Final = 10  # of many; --json has them all
@@ -169,3 +172,80 @@ def undelete(
     ctx.echo(f"{count(restored.objects, 'object')}, {show_size(restored.restored)}: put back.")
     if restored.there_already:
         ctx.echo(f"{count(restored.there_already, 'object')} had been put again, and stayed.")
+
+
+@click.command("import")
+@click.argument("name")
+@click.argument("store")
+@click.option(
+    "--receipts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write this server's signed receipts there, one a line.",
+)
+@root_option
+@click.pass_obj
+def import_(
+    ctx: Context, /, name: str, store: str, receipts: Path | None, root: Path | None
+) -> int:
+    """Take the objects in STORE, on a disk the partner NAME has sent, into its store here.
+
+    Each is hashed while it is copied, and counts against the quota; the disk stays as it
+    is. The server may run. The partner then says "coopfs store move coop://US".
+    """
+    from contextlib import ExitStack
+
+    from coopfs.cli.quantities import show_size
+    from coopfs.cli.render import count, printable
+    from coopfs.errors import EXIT_DONE, EXIT_FAILED
+    from coopfs.format.keys import SigningKey
+    from coopfs.identity import load_identity
+    from coopfs.ops.seed import import_objects, receipt_writer
+    from coopfs.server.serve import IDENTITY_FILE
+    from coopfs.server.settings import load_partner
+    from coopfs.store.open import open_store
+
+    chosen = root_of(ctx, root)
+    terms = load_partner(chosen, name)
+    with ExitStack() as stack:
+        on_receipt: Callable[[Receipt], None] = _nobody
+        if receipts is not None:
+            signer = SigningKey(load_identity(chosen / IDENTITY_FILE).seed)
+            on_receipt = receipt_writer(stack.enter_context(_new_file(receipts)), signer)
+        source = stack.enter_context(open_store(store))
+        progress = stack.enter_context(ctx.progress("importing"))
+        done = import_objects(chosen, terms, source, progress, on_receipt)
+        progress.close()
+    for problem in done.problems:
+        ctx.warn(printable(problem))
+    if ctx.json:
+        ctx.emit_json(
+            {
+                "type": "imported",
+                "partner": name,
+                "objects": done.objects,
+                "bytes": done.size,
+                "there_already": done.there_already,
+                "problems": done.problems,
+            }
+        )
+    ctx.echo(
+        f"{count(done.objects, 'object')}, {show_size(done.size)}: taken in for {name}; "
+        f"{done.there_already:,} there already."
+    )
+    if done.problems:
+        ctx.echo(f"INCOMPLETE: {count(len(done.problems), 'object')} on the disk cannot be used.")
+    return EXIT_FAILED if done.problems else EXIT_DONE
+
+
+def _nobody(receipt: Receipt) -> None:
+    """Keep no receipt."""
+
+
+def _new_file(path: Path) -> TextIO:
+    from coopfs.errors import CoopfsError
+
+    try:
+        return path.open("x", encoding="ascii")
+    except OSError as exc:
+        raise CoopfsError(f"{path}: {exc.strerror}; no receipt can be written there") from exc

@@ -9,16 +9,14 @@ server can prove that it has a pack (:mod:`coopfs.ops.proofs`), the pack is not 
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import random
 import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
@@ -26,10 +24,10 @@ from typing import Final
 from coopfs.archive.archive import Archive
 from coopfs.archive.blocks import decode_block
 from coopfs.archive.index_rows import BlockInfo, PackInfo
-from coopfs.archive.lock import file_lock
-from coopfs.errors import CoopfsError, DataError, ObjectNotFound, UsageError
+from coopfs.errors import DataError, ObjectNotFound, UsageError
 from coopfs.format.sealing import Opener
 from coopfs.ids import ObjectId, PackId, short_hex
+from coopfs.ops.kept import Kept, keep_result, kept_results
 from coopfs.ops.progress import Progress
 from coopfs.ops.proofs import Prover
 from coopfs.store.base import AUDIT_PASSED, Kind
@@ -38,8 +36,6 @@ SAMPLES_MAX: Final = 1_000_000  # a typing error should not read for a month
 EXTRA_META: Final = 32  # metadata packs of which a block is read besides: without them all is lost
 EXTRA_NEWEST: Final = 8  # packs that came last: what a careless keeper loses first
 THREADS: Final = 4
-HISTORY_FILE: Final = "audits.jsonl"
-HISTORY_SHOWN: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +143,7 @@ def audit_archive(
         read_len=read_len,
         proved=sum(check.block is None for check in checks),
     )
-    _keep(archive.state_folder, result)
+    keep_result(archive.state_folder, Kept.AUDITS, result)
     archive.store.note_audit(
         result.time_ns, AUDIT_PASSED if result.is_passed else f"{result.bad_packs} packs bad"
     )
@@ -255,32 +251,6 @@ def _problem(archive: Archive, pack: PackInfo, block: BlockInfo) -> str:
     return ""
 
 
-# --- what is kept -------------------------------------------------------------------
-
-
-def _keep(folder: Path, result: AuditResult) -> None:
-    path = folder / HISTORY_FILE
-    try:
-        with file_lock(folder / f"{HISTORY_FILE}.lock"), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(result)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as exc:
-        raise CoopfsError(f"{path}: {exc.strerror}; the audit's result was not kept") from exc
-
-
 def past_audits(folder: Path) -> list[AuditResult]:
-    """Return the kept results of earlier audits, oldest first; what is no result is left out."""
-    try:
-        lines = (folder / HISTORY_FILE).read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError):
-        return []
-    except OSError as exc:
-        raise CoopfsError(f"{folder / HISTORY_FILE}: {exc.strerror}") from exc
-    found = []
-    for line in lines:
-        try:
-            found.append(AuditResult(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue  # torn by a crash, or a newer version's
-    return found[-HISTORY_SHOWN:]
+    """Return the kept results of earlier audits, oldest first (CoopfsError)."""
+    return kept_results(folder, Kept.AUDITS, AuditResult)

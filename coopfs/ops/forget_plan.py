@@ -138,8 +138,13 @@ def _order(snapshot: Snapshot) -> tuple[str, str, int, int, bytes]:
     return facts.host, facts.series, facts.time_ns, facts.number, snapshot.snapshot_id
 
 
-def _by_number(snapshot: Snapshot) -> tuple[int, int, bytes]:
-    return snapshot.facts.number, snapshot.facts.time_ns, snapshot.snapshot_id
+def _by_number(snapshot: Snapshot) -> tuple[bool, int, int, bytes]:
+    # What was copied here later, with a higher number, is not newer than what was taken here,
+    # nor than what had a higher number where it comes from.
+    facts, origin = snapshot.facts, snapshot.facts.origin
+    is_own = origin is None or not snapshot.is_vouched
+    number = facts.number if is_own or origin is None else origin.number
+    return is_own, number, facts.time_ns, snapshot.snapshot_id
 
 
 def _plan_series(

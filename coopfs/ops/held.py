@@ -46,7 +46,7 @@ def look_at_held(root: Path, terms: Terms) -> Held:
         NotFound: nothing was ever kept here for it.
         StoreError: the disk cannot be read.
     """
-    with _opened(root, terms) as depot:
+    with opened_depot(root, terms) as depot:
         trash = sorted(depot.trash(), key=lambda found: -found.deleted_ns)
         return Held(
             name=terms.name,
@@ -73,7 +73,7 @@ def undelete_held(
         NotFound: nothing in the trash has that name, or nothing was ever kept here.
         StoreError: the disk cannot be read or written.
     """
-    with _opened(root, terms) as depot:
+    with opened_depot(root, terms) as depot:
         chosen = None if names is None else _whole_names(depot, names)
         return depot.undelete(chosen, since_ns=since_ns)
 
@@ -109,7 +109,8 @@ def _watch(root: Path) -> ClockWatch:
 
 
 @contextmanager
-def _opened(root: Path, terms: Terms) -> Iterator[Depot]:
+def opened_depot(root: Path, terms: Terms) -> Iterator[Depot]:
+    """Open what is kept for a partner, beside a server that may run (NotFound, StoreError)."""
     # A Depot makes what is missing, and a slip in --root must not make a partner.
     if not (root / PARTNERS / terms.name).is_dir():
         raise NotFound(f"{root}: nothing is kept here for a partner called {terms.name!r}")

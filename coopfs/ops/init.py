@@ -124,7 +124,7 @@ def init_archive(
         settings = _make_keys(dirs, request, address, new_passphrase)
     ring = load_keyring(dirs, settings, passphrase)
     try:
-        with _begun_store(address) as store:
+        with begun_store(address) as store:
             introduce_owner(store, ring)
             config = _found(store, ring, request.chunker)
             kit = make_kit(dirs, settings, config, ring)
@@ -333,8 +333,12 @@ def _publish(folder: Path, target: Path) -> None:
 # --- in the store -------------------------------------------------------------
 
 
-def _begun_store(address: str) -> Store:
-    """Open the store of an archive that is still being made."""
+def begun_store(address: str) -> Store:
+    """Open the store of an archive that is still being made there, or make the store.
+
+    Raises:
+        NotAStore, StoreError: as ``create_store``.
+    """
     store = None
     try:
         store = open_store(address)  # has our first objects

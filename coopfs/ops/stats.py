@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from coopfs.archive.archive import Archive
 from coopfs.archive.snapshots import Snapshot
 from coopfs.format.snapshot import State
-from coopfs.ids import ID_LEN
 from coopfs.ops.audit import AuditResult, past_audits
+from coopfs.ops.drill import DrillResult, past_drills
+from coopfs.ops.pack_sums import PackSums, pack_sums
 from coopfs.store.base import Kind
-
-_CHUNK_ROW: int = ID_LEN + 4  # bytes of a chunk in a block's row (archive.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +24,6 @@ class ObjectSums:
 
     count: int
     size: int  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PackSums:
-    """Packs the index knows, of file content or of metadata."""
-
-    packs: int
-    size: int  # bytes in the store
-    blocks: int
-    chunks: int  # every copy counted
-    plain_len: int  # bytes of the chunks
-    sealed_len: int  # bytes of the blocks, compressed and sealed
-
-    @property
-    def overhead(self) -> int:
-        """Bytes that are no blocks: headers, directories and padding."""
-        return self.size - self.sealed_len
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +56,7 @@ class Stats:
     free: int | None  # bytes; None: the store cannot tell
     lost_packs: int  # found damaged or gone
     audits: tuple[AuditResult, ...]  # of this machine, oldest first
+    drills: tuple[DrillResult, ...]  # likewise
 
     @property
     def stored(self) -> int:
@@ -99,7 +82,7 @@ class Stats:
 def collect_stats(archive: Archive) -> Stats:
     """Add everything up; the archive was refreshed (StoreUnavailable)."""
     snapshots = archive.snapshots()
-    data, meta = _pack_sums(archive)
+    data, meta = pack_sums(archive)
     in_store = {
         kind: _object_sums(info.size for info in archive.store.list(kind))
         for kind in (Kind.DATA, Kind.INDEX, Kind.SNAPSHOTS, Kind.KEYS)
@@ -116,28 +99,13 @@ def collect_stats(archive: Archive) -> Stats:
         free=archive.store.free_bytes(),
         lost_packs=len(archive.index.lost()),
         audits=tuple(past_audits(archive.state_folder)),
+        drills=tuple(past_drills(archive.state_folder)),
     )
 
 
 def _object_sums(sizes: Iterable[int]) -> ObjectSums:
     found = list(sizes)
     return ObjectSums(len(found), sum(found))
-
-
-def _pack_sums(archive: Archive) -> tuple[PackSums, PackSums]:
-    """Return the sums of data packs and of metadata packs."""
-    # Added up by SQLite: decoding every chunk id of a large archive would take minutes.
-    rows = archive.state.connection.execute(
-        "SELECT pack_no, COUNT(*), SUM(LENGTH(chunks)), SUM(plain_len), SUM(sealed_len)"
-        " FROM blocks GROUP BY pack_no"
-    )
-    by_pack = {row[0]: row[1:] for row in rows.fetchall()}
-    sums = {False: [0] * 6, True: [0] * 6}
-    for pack in archive.index.packs():
-        blocks, chunks_len, plain_len, sealed_len = by_pack.get(pack.pack_no, (0, 0, 0, 0))
-        found = (1, pack.size, blocks, chunks_len // _CHUNK_ROW, plain_len, sealed_len)
-        sums[pack.is_meta] = [a + b for a, b in zip(sums[pack.is_meta], found, strict=True)]
-    return PackSums(*sums[False]), PackSums(*sums[True])
 
 
 def _by_series(snapshots: list[Snapshot]) -> tuple[SeriesFacts, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from coopfs.archive.snapshots import Snapshot
-from coopfs.ids import SnapshotId
+from coopfs.ids import ArchiveId, SnapshotId
 
 DAY_NS: Final = 86_400 * 1_000_000_000  # a zone or a slow clock is forgiven, DESIGN "Data ..."
 
@@ -29,7 +29,8 @@ def suspicions(
     """Return the snapshots of one series whose time is in doubt, and why.
 
     *receipts*: when the store's clock saw them, ns, where known; a snapshot that was
-    copied or imported keeps its old time and is not compared with that.
+    copied or imported keeps its old time and is not compared with that.  One that the admin
+    key vouches for is in order with those of the same origin, by the numbers they had there.
     """
     found: dict[SnapshotId, str] = {}
     believed = []
@@ -45,12 +46,26 @@ def suspicions(
             found[snapshot.snapshot_id] = RECEIPT
         else:
             believed.append(snapshot)
-    believed.sort(key=lambda s: (s.facts.number, s.facts.time_ns, s.snapshot_id))
-    in_order = certainly_in_order([s.facts.time_ns for s in believed])
-    for snapshot, is_in_order in zip(believed, in_order, strict=True):
-        if not is_in_order:
-            found[snapshot.snapshot_id] = ORDER
+    for group in _by_origin(believed):
+        in_order = certainly_in_order([s.facts.time_ns for s in group])
+        for snapshot, is_in_order in zip(group, in_order, strict=True):
+            if not is_in_order:
+                found[snapshot.snapshot_id] = ORDER
     return found
+
+
+def _by_origin(snapshots: Sequence[Snapshot]) -> list[list[Snapshot]]:
+    """Return what was taken here, then what came from each other archive, all in order."""
+    groups: dict[ArchiveId | None, list[tuple[int, int, SnapshotId, Snapshot]]] = {}
+    for snapshot in snapshots:
+        facts, origin = snapshot.facts, snapshot.facts.origin
+        # A writer's own word that it only copied something must not free it from the order.
+        is_foreign = snapshot.is_vouched and origin is not None
+        key = origin.archive_id if is_foreign and origin else None
+        number = origin.number if is_foreign and origin else facts.number
+        group = groups.setdefault(key, [])
+        group.append((number, facts.time_ns, snapshot.snapshot_id, snapshot))
+    return [[item[3] for item in sorted(group)] for group in groups.values()]
 
 
 def certainly_in_order(times: Sequence[int]) -> list[bool]:

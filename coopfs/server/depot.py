@@ -192,7 +192,7 @@ class Depot:
         """
         with translated(self._places, TRASH):
             undeleted = self._trash.undelete(names, since_ns)
-            self._say_changed()
+            self.say_changed()
             return undeleted
 
     def empty_trash(self, limit: int = EMPTY_LIMIT) -> Emptied:
@@ -299,6 +299,15 @@ class Depot:
             self._look_for_changes()
             return self._ledger.usage(day_of(self.clock), free_bytes(self._places.top))
 
+    def say_changed(self) -> None:
+        """Have the server count again, if that is another process: something was put or moved."""
+        if self._in_use_fd < 0:
+            with translated(self._places, _CHANGED):
+                os.close(durable.open_lock(self._changed))  # made, if it is not there
+                now_ns = self.clock.wall_ns()
+                os.utime(self._changed, ns=(now_ns, now_ns))
+                self._seen_change = self._change()
+
     def close(self) -> None:
         """Let another process serve this partner.  May be called again."""
         with suppress(OSError):  # where the scrub was is not worth an error
@@ -332,14 +341,6 @@ class Depot:
         """Count again if another process has changed something since."""
         if self._change() != self._seen_change:
             self._recount()
-
-    def _say_changed(self) -> None:
-        """Have the server count again, if that is another process."""
-        if self._in_use_fd < 0:
-            os.close(durable.open_lock(self._changed))  # made, if it is not there
-            now_ns = self.clock.wall_ns()
-            os.utime(self._changed, ns=(now_ns, now_ns))
-            self._seen_change = self._change()
 
     def _change(self) -> tuple[int, int] | None:
         try:

@@ -79,6 +79,8 @@ class Upload:
         if temporary is not None:
             try:
                 self._fd = os.open(temporary, _NEW_FILE, durable.FILE_MODE)
+                # The server, which need not be root, must be able to read what root imports.
+                durable.own_like_folder(self._fd, os.path.dirname(temporary))
             except BaseException:
                 self.abort()
                 raise
