@@ -345,6 +345,9 @@ def test_what_changed_within_two_seconds_of_being_read_is_read_again(lab: Lab) -
     second = lab.take()
     assert second.facts.counts.read == 7
     assert second.facts.counts.new == 0
+    assert second.facts.counts.files_unchanged == 1
+    alone = [lab.take(file).facts.counts for _ in range(2)]
+    assert [(c.read, c.files_new, c.files_unchanged) for c in alone] == [(7, 1, 0), (7, 0, 1)]
     assert file.read_text() == "one two"
 
 

@@ -274,7 +274,7 @@ class _Run:
             return entry
         entry = walker.files.store_file(path, name, status)
         if entry is not None:
-            walker.tally.count(entry, "files_new" if old is None else "files_changed")
+            walker.count_read(entry, walker.former_single(old, name))
             totals = Totals(1, 0, entry.size)
             walker.rows.append(Witness(path, names, self._save_tree([entry]), totals, read_ns))
         return entry

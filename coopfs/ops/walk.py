@@ -286,9 +286,16 @@ class Walker:
                 return entry
         entry = self.files.store_file(path, name, status)
         if entry is not None:
-            is_new = name not in folder.old_entries
-            self.tally.count(entry, "files_new" if is_new else "files_changed")
+            self.count_read(entry, folder.old_entries.get(name))
         return entry
+
+    def count_read(self, entry: Entry, former: Entry | None) -> None:
+        """Count an entry that was read and was *former* in the last snapshot."""
+        if former is None:
+            self.tally.count(entry, "files_new")
+        else:
+            # Read again, to be sure, and just as it was: nobody would call that changed.
+            self.tally.count(entry, "files_unchanged" if entry == former else "files_changed")
 
     def _unchanged(self, folder: OpenFolder, place: int) -> Entry | None:
         """Return the former entry of the item at *place* if it still holds."""
@@ -311,13 +318,19 @@ class Walker:
             return None
         if self._rules.witness.youngest_ns(status) >= old.read_ns - RACY_NS:
             return None
-        try:
-            entry = self._archive.find_entry(old.tree, name)
-        except DataError:
-            return None
+        entry = self.former_single(old, name)
         if entry is None or (self.must_look and not self._is_intact(entry)):
             return None
         return entry
+
+    def former_single(self, old: Witness | None, name: bytes) -> Entry | None:
+        """Return what a source that is a single file was stored as, if that can be read."""
+        if old is None:
+            return None
+        try:
+            return self._archive.find_entry(old.tree, name)
+        except DataError:
+            return None
 
     def _is_intact(self, entry: Entry) -> bool:
         """Tell whether every chunk of a file is in a usable pack."""
