@@ -287,7 +287,7 @@ def keep_above_still(patch: pytest.MonkeyPatch) -> None:
     def above(run: object, path: bytes, name: bytes) -> Entry:
         return Entry(name, Kind.FOLDER, 0o755, 0, 0, 0)
 
-    patch.setattr("coopfs.ops.snapshot._Run._folder_above", above)
+    patch.setattr("coopfs.ops.source_paths.SourceStorer._folder_above", above)
 
 
 @pytest.fixture
@@ -300,4 +300,4 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 @pytest.fixture
 def no_race(monkeypatch: pytest.MonkeyPatch) -> None:
     """Believe times at once; else all that was written within two seconds is read again."""
-    monkeypatch.setattr("coopfs.ops.walk.RACY_NS", 0)
+    monkeypatch.setattr("coopfs.ops.witness.RACY_NS", 0)

@@ -136,7 +136,7 @@ def test_every_snapshot_reads_back(
     monkeypatch.setattr(prune_module, "FRESH_S", FRESH_S)
     monkeypatch.setattr(prune_module, "YOUNG_S", 0)
     monkeypatch.setattr(prune_index, "OBJECTS_MAX", 4)
-    monkeypatch.setattr("coopfs.ops.walk.RACY_NS", 0)
+    monkeypatch.setattr("coopfs.ops.witness.RACY_NS", 0)
     scene = Scene(tmp_path, clocks, seed)
     scene.run(
         (scene.write, scene.anna, "anna"),

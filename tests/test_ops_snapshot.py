@@ -31,9 +31,9 @@ from coopfs.format.tree import Entry, Kind
 from coopfs.ops.progress import NoProgress
 from coopfs.ops.roots import absolute_paths, default_series
 from coopfs.ops.snapshot import (
-    SourceMissing,
     take_snapshot,
 )
+from coopfs.ops.source_paths import SourceMissing
 from coopfs.store.base import Kind as StoreKind
 
 __all__ = ["lab", "no_race"]  # fixtures

@@ -116,7 +116,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Archi
     """One archive for all examples; each has a source and a series of its own."""
     lab = Lab(tmp_path_factory.mktemp("walk")).init()
     with lab.open() as (archive, _), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("coopfs.ops.walk.RACY_NS", 0)
+        patch.setattr("coopfs.ops.witness.RACY_NS", 0)
         keep_above_still(patch)
         yield lab, archive, count()
 

@@ -8,9 +8,8 @@ order (packs, index object, snapshot object, local state).  The walk itself is
 from __future__ import annotations
 
 import os
-import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -31,20 +30,17 @@ from coopfs.errors import (
 from coopfs.format.body import seal_body
 from coopfs.format.chunker import Chunker
 from coopfs.format.keys import Role, SigningKey
-from coopfs.format.nodes import build_tree
 from coopfs.format.snapshot import SnapshotFacts, State, check_label, encode_snapshot
-from coopfs.format.tree import Entry, Kind, Totals, is_entry_name
 from coopfs.ids import ID_LEN, SnapshotId, TreeId
 from coopfs.ops.content import ContentReader
 from coopfs.ops.folder import WalkRules
 from coopfs.ops.progress import Progress
-from coopfs.ops.roots import build_root
 from coopfs.ops.salvage import Salvage
 from coopfs.ops.secure import is_stale, secure_tree
-from coopfs.ops.source import OwnerNames
+from coopfs.ops.source_paths import SourceStorer
 from coopfs.ops.tally import Tally
 from coopfs.ops.walk import FormerTreeDamaged, Walker
-from coopfs.ops.witness import Witness, Witnesses
+from coopfs.ops.witness import Witnesses
 from coopfs.store.base import Kind as StoreKind
 
 CHECKPOINT_LEN: Final = 256 << 20  # bytes stored; at most this much is read again after kill -9
@@ -75,10 +71,6 @@ class SnapshotReport:
     facts: SnapshotFacts
     parent: SnapshotId | None
     duration_s: float
-
-
-class SourceMissing(UsageError):
-    """None of the sources is there."""
 
 
 def take_snapshot(
@@ -126,15 +118,6 @@ def take_snapshot(
             return run.take()
 
 
-class _Source:
-    """One source path and, once it is stored, what became of it."""
-
-    def __init__(self, path: bytes, status: os.stat_result) -> None:
-        self.path = path
-        self.status = status
-        self.entry: Entry | None = None
-
-
 class _Run:
     """The state of one run."""
 
@@ -173,8 +156,9 @@ class _Run:
             is_wary=is_wary,
         )
         self._walker.between_files = self._between_files
-        self._owners = OwnerNames()
-        self._sources: list[_Source] = []
+        self._sources = SourceStorer(
+            self._walker, self._witnesses, archive, self._writer, request.rules
+        )
         self._in_file = 0  # bytes read of the file being read
         self._is_checkpointing = False
         self._head = self._newest()
@@ -189,15 +173,14 @@ class _Run:
             expected.size if expected else None,
         )
         try:
+            sources = self._sources
             if self._request.stdin_name is not None:
-                self._store_stream(self._request.stdin_name)
+                sources.store_stream(self._reader, self._request.stdin_name)
             else:
-                self._find_sources()
-                for source in self._sources:
+                for source in sources.find(self._request.paths):
                     self._between_files()
-                    self._store_source(source)
-            entries = [source.entry for source in self._sources if source.entry is not None]
-            root = build_root(self._save_tree, entries, self._folder_above)
+                    sources.store(source)
+            root = sources.build_root(sources.entries())
             facts, snapshot = self._commit(root, State.COMPLETE)
         except Interrupted:
             # The store works: what was done counts, and is not read again.
@@ -230,97 +213,6 @@ class _Run:
                 f"{len(request.description)} characters ({exc}); name folders instead of files, "
                 "or exclude by fewer patterns"
             ) from exc
-
-    # --- sources --------------------------------------------------------------
-
-    def _find_sources(self) -> None:
-        for path in self._request.paths:
-            try:
-                self._sources.append(_Source(path, os.lstat(path)))
-            except OSError as exc:
-                self._walker.tally.report(path, exc)
-        if not self._sources:
-            missing = ", ".join(os.fsdecode(path) for path in self._request.paths)
-            raise SourceMissing(f"nothing to take: {missing}: no such file or folder")
-
-    def _store_source(self, source: _Source) -> None:
-        name = os.path.basename(source.path)
-        status = source.status
-        if stat.S_ISDIR(status.st_mode):
-            entry = self._walker.files.folder_entry(source.path, name or b"/", status)
-            if entry is None:
-                return
-            result = self._walker.store_folder(source.path, entry, status.st_dev)
-            if result is not None:
-                source.entry = entry._replace(tree=result.tree, totals=result.totals)
-                self._walker.tally.folders += 1
-        else:
-            source.entry = self._store_single(source.path, name, status)
-        if source.entry is not None:
-            source.entry = source.entry._replace(name=source.path)
-
-    def _store_single(self, path: bytes, name: bytes, status: os.stat_result) -> Entry | None:
-        """Store a source that is no folder; its witness is a folder of one."""
-        walker = self._walker
-        record = self._request.rules.witness.record(status)
-        names = record + name + b"\0"
-        old = self._witnesses.get(path)
-        entry = walker.unchanged_single(old, names, name, status)
-        read_ns = time.time_ns()
-        if entry is not None and old is not None:
-            walker.tally.count(entry, "files_unchanged")
-            if walker.must_look:  # looked at now; see Witnesses.confirm()
-                walker.rows.append(old._replace(read_ns=read_ns))
-            return entry
-        entry = walker.files.store_file(path, name, status)
-        if entry is not None:
-            walker.count_read(entry, walker.former_single(old, name))
-            totals = Totals(1, 0, entry.size)
-            walker.rows.append(Witness(path, names, self._save_tree([entry]), totals, read_ns))
-        return entry
-
-    def _store_stream(self, name: str) -> None:
-        """Store standard input as the file *name* at the root."""
-        raw = os.fsencode(name)
-        if not is_entry_name(raw):
-            raise UsageError(f"--stdin-name {name!r}: expected a file name without slashes")
-        try:
-            content = self._reader.read_stream(0)
-        except OSError as exc:
-            raise SourceMissing(f"standard input cannot be read: {exc.strerror}") from exc
-        self._walker.tally.read += content.read_len
-        entry = Entry(
-            raw,
-            Kind.FILE,
-            0o600,
-            os.geteuid(),
-            os.getegid(),
-            time.time_ns(),
-            self._owners.user(os.geteuid()),
-            self._owners.group(os.getegid()),
-            content.size,
-            inline=content.inline,
-            spans=content.spans,
-            span_root=content.span_root,
-        )
-        self._walker.tally.count(entry, "files_new")
-        source = _Source(b"/" + raw, os.stat_result((0,) * 10))
-        source.entry = entry._replace(name=source.path)
-        self._sources.append(source)
-
-    def _save_tree(self, entries: Iterable[Entry]) -> TreeId:
-        keys = self._archive.keys
-        return build_tree(entries, keys.tree_id_key, self._writer.save_tree_node)
-
-    def _folder_above(self, path: bytes, name: bytes) -> Entry:
-        """Return the entry of a folder on the way to a source; as what it is a link to."""
-        try:
-            path = os.path.realpath(path)
-            entry = self._walker.files.folder_entry(path, name, os.stat(path))
-        except OSError as exc:  # gone since
-            self._walker.tally.report(path, exc)
-            entry = None
-        return entry or Entry(name, Kind.FOLDER, 0o700, os.geteuid(), os.getegid(), self._start_ns)
 
     # --- while it runs --------------------------------------------------------
 
@@ -368,14 +260,14 @@ class _Run:
         if self._request.is_dry_run:
             return
         self._checkpoint()
-        entries = [source.entry for source in self._sources if source.entry is not None]
+        entries = self._sources.entries()
         opened = self._walker.store_open_folders()
         if opened:
             entry, tree, totals = opened[0]
             open_path = self._walker.open_source or b"/"
             entries.append(entry._replace(name=open_path, tree=tree, totals=totals))
         if entries:
-            root = build_root(self._save_tree, entries, self._folder_above)
+            root = self._sources.build_root(entries)
             self._commit(root, State.PARTIAL)
 
     def _salvage(self) -> None:

@@ -22,7 +22,7 @@ from coopfs.ops.files import FileStorer
 from coopfs.ops.folder import OpenFolder, WalkRules
 from coopfs.ops.progress import Progress
 from coopfs.ops.tally import Tally
-from coopfs.ops.witness import RACY_NS, Witness, Witnesses, split_names
+from coopfs.ops.witness import Witness, Witnesses, split_names
 
 
 class Result:
@@ -121,7 +121,7 @@ class Walker:
             folder.old = None  # pruned, or in a pack that is lost
             return
         youngest = self._rules.witness.youngest_ns
-        limit = old.read_ns - RACY_NS
+        limit = old.limit_ns
         folder.is_same = (
             folder.names(len(folder.items)) == old.names
             and not self.must_look
@@ -303,36 +303,14 @@ class Walker:
         name, record = folder.items[place][0], folder.records[place]
         if old is None or records is None or records.get(name) != record:
             return None
-        if self._rules.witness.youngest_in(record) >= old.read_ns - RACY_NS:
+        if self._rules.witness.youngest_in(record) >= old.limit_ns:
             return None
         entry = folder.old_entries.get(name)
-        if entry is None or (self.must_look and not self._is_intact(entry)):
+        if entry is None or (self.must_look and not self.is_intact(entry)):
             return None
         return entry
 
-    def unchanged_single(
-        self, old: Witness | None, names: bytes, name: bytes, status: os.stat_result
-    ) -> Entry | None:
-        """Return the former entry of a source that is a single file, if it still holds."""
-        if old is None or old.names != names:
-            return None
-        if self._rules.witness.youngest_ns(status) >= old.read_ns - RACY_NS:
-            return None
-        entry = self.former_single(old, name)
-        if entry is None or (self.must_look and not self._is_intact(entry)):
-            return None
-        return entry
-
-    def former_single(self, old: Witness | None, name: bytes) -> Entry | None:
-        """Return what a source that is a single file was stored as, if that can be read."""
-        if old is None:
-            return None
-        try:
-            return self._archive.find_entry(old.tree, name)
-        except DataError:
-            return None
-
-    def _is_intact(self, entry: Entry) -> bool:
+    def is_intact(self, entry: Entry) -> bool:
         """Tell whether every chunk of a file is in a usable pack."""
         if entry.unsupported:
             return False

@@ -38,6 +38,11 @@ class Witness(NamedTuple):
     totals: Totals
     read_ns: int  # before the folder was looked at
 
+    @property
+    def limit_ns(self) -> int:
+        """What was changed from this moment on may have changed without its times showing it."""
+        return self.read_ns - RACY_NS
+
 
 class WitnessRules(NamedTuple):
     """What a user said is not to be trusted (--ignore-inode, --ignore-ctime)."""
