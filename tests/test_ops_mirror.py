@@ -284,3 +284,37 @@ def test_deleting_needs_the_admin_key(lab: Lab, other: Path) -> None:
     (lab.host.dirs.archive_config("default") / "admin.key").unlink()
     ran = lab.host.run("copy", "--to", other, "--delete")
     assert (ran.code, "deleting in a copy needs the admin key" in ran.err) == (12, True)
+
+
+# --- moving there -----------------------------------------------------------------
+
+
+def test_moving_to_an_older_copy_is_refused_and_then_told_for_as_long_as_it_is_so(
+    lab: Lab, other: Path
+) -> None:
+    copy(lab, other)
+    write(lab.source / "newer", random.Random(9).randbytes(50_000))
+    lab.take()
+    shutil.rmtree(lab.store_path)
+    ran = lab.host.run("store", "move", other)
+    assert ran.code == 1
+    assert "it lacks 2 of 6 packs" in ran.err
+    assert "1 of 5 snapshots and records" in ran.err
+    assert lab.host.ok("store", "list", "--json").lines()[0]["store"] == str(lab.store_path)
+    ran = lab.host.ok("store", "move", other, "--incomplete")
+    assert "no longer shows snapshot" in ran.err
+    assert f"is in {other} now: 2 snapshots" in ran.out
+    ran = lab.host.run("snapshots")
+    assert (ran.code, "no longer shows snapshot" in ran.err) == (1, True)
+
+
+def test_moving_away_and_back_keeps_everything(lab: Lab, other: Path) -> None:
+    copy(lab, other)
+    lab.host.ok("store", "move", other)
+    lab.take()
+    ran = lab.host.run("store", "move", lab.store_path)
+    assert ran.code == 1
+    lab.host.ok("copy", "--to", lab.store_path)
+    lab.host.ok("store", "move", lab.store_path)
+    assert len(lab.host.ok("snapshots", "--json").lines()) == 4
+    lab.host.ok("check", "--read-data")
