@@ -51,6 +51,13 @@ def test_every_object_is_copied_byte_for_byte_and_once(lab: Lab, other: Path) ->
     assert "0 new snapshots, 2 there already; sent 0 B in 0 objects" in again
 
 
+def test_a_published_key_and_what_is_no_object_are_not_copied(lab: Lab, other: Path) -> None:
+    write(lab.store_path / "keys" / ("ab" * 32), b"wrapped")
+    write(lab.store_path / "locks" / ("cd" * 32), b"restic's")
+    copy(lab, other)
+    assert not any(name.startswith(("keys/", "locks/")) for name in objects_below(other))
+
+
 def test_only_what_is_new_is_sent(lab: Lab, other: Path) -> None:
     copy(lab, other)
     write(lab.source / "file2", random.Random(2).randbytes(900_000))
@@ -235,10 +242,13 @@ def test_what_was_let_go_leaves_the_copy_after_the_grace(lab: Lab, other: Path) 
     said = copy(lab, other)  # keeps everything
     assert "deleted" not in said
     assert sum(map(len, objects_below(other).values())) > size
+    planned = lab.host.ok("copy", "--to", other, "--delete", "-n", "--json").lines()[-1]
     first = lab.host.ok("copy", "--to", other, "--delete", "--json").lines()[-1]
+    assert planned["waiting"] == first["waiting"]
     assert first["deleted"] == 0
     assert first["waiting"] > 4
     second = lab.host.ok("copy", "--to", other, "--delete", "--grace", "0s", "--json").lines()[-1]
+    assert second["deleted_bytes"] == planned["waiting_bytes"]
     assert second["deleted"] == first["waiting"]
     assert second["deleted_bytes"] > 1_500_000
     mine, theirs = objects_below(lab.store_path), objects_below(other)
@@ -284,3 +294,37 @@ def test_deleting_needs_the_admin_key(lab: Lab, other: Path) -> None:
     (lab.host.dirs.archive_config("default") / "admin.key").unlink()
     ran = lab.host.run("copy", "--to", other, "--delete")
     assert (ran.code, "deleting in a copy needs the admin key" in ran.err) == (12, True)
+
+
+# --- moving there -----------------------------------------------------------------
+
+
+def test_moving_to_an_older_copy_is_refused_and_then_told_for_as_long_as_it_is_so(
+    lab: Lab, other: Path
+) -> None:
+    copy(lab, other)
+    write(lab.source / "newer", random.Random(9).randbytes(50_000))
+    lab.take()
+    shutil.rmtree(lab.store_path)
+    ran = lab.host.run("store", "move", other)
+    assert ran.code == 1
+    assert "it lacks 2 of 6 packs" in ran.err
+    assert "1 of 5 snapshots and records" in ran.err
+    assert lab.host.ok("store", "list", "--json").lines()[0]["store"] == str(lab.store_path)
+    ran = lab.host.ok("store", "move", other, "--incomplete")
+    assert "no longer shows snapshot" in ran.err
+    assert f"is in {other} now: 2 snapshots" in ran.out
+    ran = lab.host.run("snapshots")
+    assert (ran.code, "no longer shows snapshot" in ran.err) == (1, True)
+
+
+def test_moving_away_and_back_keeps_everything(lab: Lab, other: Path) -> None:
+    copy(lab, other)
+    lab.host.ok("store", "move", other)
+    lab.take()
+    ran = lab.host.run("store", "move", lab.store_path)
+    assert ran.code == 1
+    lab.host.ok("copy", "--to", lab.store_path)
+    lab.host.ok("store", "move", lab.store_path)
+    assert len(lab.host.ok("snapshots", "--json").lines()) == 4
+    lab.host.ok("check", "--read-data")

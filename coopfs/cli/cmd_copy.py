@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from coopfs.archive.settings import ArchiveSettings
     from coopfs.archive.snapshots import Snapshot
     from coopfs.format.keys import SigningKey
+    from coopfs.ids import ObjectId
     from coopfs.ops.copy_snapshots import CopyPlan, CopyReport
     from coopfs.ops.mirror import Mirrored, MirrorPlan
     from coopfs.ops.mirror_trim import Trimmed
+    from coopfs.store.base import Kind
 
 PROBLEMS_SHOWN = 20  # on the screen; --json has all
 
@@ -101,7 +103,7 @@ def command(
                 "snapshots goes into an archive of its own (coopfs init --archive NAME)"
             )
         if dry_run:
-            return _plan_mirror(ctx, archive, there)
+            return _plan_mirror(ctx, archive, there, is_deleting=delete)
         admin = _admin(ctx, archive, recovery_kit)
         return _mirror(ctx, archive, there, admin, grace_s if delete else None)
 
@@ -109,18 +111,32 @@ def command(
 # --- the same archive ---------------------------------------------------------------
 
 
-def _plan_mirror(ctx: Context, archive: Archive, there: ArchiveSettings) -> int:
+def _plan_mirror(
+    ctx: Context, archive: Archive, there: ArchiveSettings, *, is_deleting: bool
+) -> int:
+    from coopfs.cli.progress import size_text
+    from coopfs.cli.render import count
     from coopfs.ops import mirror
     from coopfs.ops.copy_target import config_at
+    from coopfs.ops.mirror_trim import let_go
     from coopfs.store.open import open_store
 
+    going: dict[Kind, dict[ObjectId, int]] = {}
     if config_at(there.store) is None:
         plan = mirror.plan_mirror(archive, None)
     else:
         lost = mirror.lost_in_copy(there.state_folder(ctx.dirs))
         with open_store(there.store) as store:
             plan = mirror.plan_mirror(archive, store, lost)
-    _show_plan(ctx, there, plan)
+            if is_deleting:
+                going = let_go(archive, store)
+    sizes = [size for found in going.values() for size in found.values()]
+    _show_plan(ctx, there, plan, len(sizes), sum(sizes))
+    if is_deleting:
+        ctx.echo(
+            f"would delete {count(len(sizes), 'object')} ({size_text(sum(sizes))}) that the "
+            "archive has let go, once they were missed for the grace"
+        )
     return EXIT_DONE
 
 
@@ -161,7 +177,9 @@ def _mirror(
     return EXIT_FAILED if done.problems else EXIT_DONE
 
 
-def _show_plan(ctx: Context, there: ArchiveSettings, plan: MirrorPlan) -> None:
+def _show_plan(
+    ctx: Context, there: ArchiveSettings, plan: MirrorPlan, going: int, going_len: int
+) -> None:
     from coopfs.cli.progress import size_text
     from coopfs.cli.render import count
 
@@ -175,6 +193,8 @@ def _show_plan(ctx: Context, there: ArchiveSettings, plan: MirrorPlan) -> None:
                 "packs": len(plan.packs),
                 "objects": plan.objects,
                 "bytes": plan.size,
+                "waiting": going,
+                "waiting_bytes": going_len,
             }
         )
     ctx.echo(

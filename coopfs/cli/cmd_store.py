@@ -78,7 +78,7 @@ def remove(ctx: Context, /, name: str) -> None:
 @command.command("move")
 @click.argument("store")
 @click.option(
-    "--incomplete", is_flag=True, help="Although packs are missing there: their data is lost."
+    "--incomplete", is_flag=True, help="Although something is missing there, and lost elsewhere."
 )
 @click.pass_obj
 def move(ctx: Context, /, store: str, incomplete: bool) -> None:
@@ -117,6 +117,7 @@ def move(ctx: Context, /, store: str, incomplete: bool) -> None:
                 "store": shown,
                 "snapshots": moved.snapshots,
                 "packs": moved.packs,
+                "rollback": moved.rollback or None,
                 "missing": [pack_id.hex() for pack_id in moved.missing],
                 "is_old_store_asked": not moved.old_store_error,
             }
@@ -125,6 +126,11 @@ def move(ctx: Context, /, store: str, incomplete: bool) -> None:
         ctx.warn(
             f"{count(len(moved.missing), 'pack')} missing: the next snapshot stores again what its "
             'source still has; "coopfs check" names the files hurt'
+        )
+    if moved.rollback:
+        ctx.warn(
+            f"{moved.rollback}. If what is missing is lost for good, it can be accepted: "
+            "coopfs-repair(1)"
         )
     ctx.echo(
         f"Archive {moved.settings.name!r} is in {shown} now: "

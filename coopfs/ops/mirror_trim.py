@@ -89,7 +89,7 @@ def trim_mirror(
             f"not show and nobody let go: snapshot {hidden[0]}"
         )
     Needs(archive, progress).load()
-    sizes = _let_go(archive, target)
+    sizes = let_go(archive, target)
     result = Trimmed()
     state = State(folder)
     try:
@@ -111,8 +111,11 @@ def trim_mirror(
     return result
 
 
-def _let_go(archive: Archive, target: Store) -> dict[Kind, dict[ObjectId, int]]:
-    """Return what the target has and the archive does not, with sizes, to be deleted so."""
+def let_go(archive: Archive, target: Store) -> dict[Kind, dict[ObjectId, int]]:
+    """Return what *target* has and the archive does not, with sizes, in the order of deleting.
+
+    Nothing is deleted, nor asked whether it may be.
+    """
     forgotten = set(map(ObjectId, archive.objects.forgotten()))
     here = set(archive.objects.roles())
     index = archive.index.known_objects()

@@ -20,7 +20,7 @@ from coopfs.archive.settings import (
     save_settings,
 )
 from coopfs.dirs import Dirs
-from coopfs.errors import NotAStore, NotFound, StoreError, StoreUnavailable, UsageError
+from coopfs.errors import NotAStore, NotFound, Rollback, StoreError, StoreUnavailable, UsageError
 from coopfs.ids import ObjectId, PackId
 from coopfs.ops.copy_target import config_at
 from coopfs.ops.owner import introduce_owner
@@ -40,6 +40,7 @@ class Moved:
     packs: int  # that are in the new store
     snapshots: int
     missing: tuple[PackId, ...]  # not relied on any more
+    rollback: str  # which snapshots the new store does not show, to be accepted; "": it has all
     old_store_error: str  # why the old store could not be asked for what is new; "": it was
     is_owner_known: bool  # False: the admin key is not here, so a partner does not know it yet
 
@@ -101,8 +102,9 @@ def move_archive(
 ) -> Moved:
     """Have this host use the archive in the store *name* from now on.
 
-    *open_at* opens the archive as settings say.  With *is_partial* packs may be missing:
-    nothing relies on them any more, so the next snapshot stores again what its source has.
+    *open_at* opens the archive as settings say.  With *is_partial* things may be missing.
+    On packs nothing relies any more, so the next snapshot stores again what its source has;
+    missing snapshots go on being an error until the owner accepts that they are lost.
 
     Raises:
         StoreError: not everything is there; nothing was changed.
@@ -120,8 +122,20 @@ def move_archive(
     settings = replace(settings, store=target.store, others=others)
     with open_at(settings) as archive:
         known = _known(archive)
-        missing = _missing(archive, known, is_partial=is_partial)
-        archive.refresh()
+        missing, lacks = _missing(archive, known)
+        if lacks and not is_partial:
+            raise StoreError(
+                f"{archive.store.address}: not all of the archive is there: it lacks "
+                f'{", ".join(lacks)}; nothing was changed. "coopfs copy" sends the rest from where '
+                "the archive is; if that is lost, --incomplete goes on with what there is"
+            )
+        rollback = ""
+        try:
+            archive.refresh()
+        except Rollback as exc:
+            if not is_partial:
+                raise
+            rollback = str(exc)
         archive.index.mark_all_lost(missing, "not in the store the archive was moved to")
         is_owner_known = archive.ring.admin() is not None
         if is_owner_known:
@@ -133,6 +147,7 @@ def move_archive(
         packs=len(known.packs) - len(missing),
         snapshots=snapshots,
         missing=tuple(missing),
+        rollback=rollback,
         old_store_error=old_store_error,
         is_owner_known=is_owner_known,
     )
@@ -157,8 +172,8 @@ def _known(archive: Archive) -> _Known:
     )
 
 
-def _missing(archive: Archive, known: _Known, *, is_partial: bool) -> list[PackId]:
-    """Return the packs that are not in the store; raise if they, or more than they, must be."""
+def _missing(archive: Archive, known: _Known) -> tuple[list[PackId], list[str]]:
+    """Return the packs that are not in the store, and in words all that is not."""
     store = archive.store
     sizes = {info.name: info.size for info in store.list(Kind.DATA)}
     packs = [name for name, size in known.packs.items() if sizes.get(ObjectId(name)) != size]
@@ -167,18 +182,13 @@ def _missing(archive: Archive, known: _Known, *, is_partial: bool) -> list[PackI
     lacks = [
         f"{len(names):,} of {total:,} {kind} ({_first(names)})"
         for names, total, kind in (
-            ([] if is_partial else packs, len(known.packs), "packs"),
+            (packs, len(known.packs), "packs"),
             (sorted(index), len(known.index), "index objects"),
             (sorted(records), len(known.records), "snapshots and records"),
         )
         if names
     ]
-    if lacks:
-        raise StoreError(
-            f"{store.address}: not all of the archive is there: it lacks {', '.join(lacks)}; "
-            'nothing was changed. "coopfs copy" sends the rest from where the archive is'
-        )
-    return packs
+    return packs, lacks
 
 
 def _first(names: list[PackId] | list[ObjectId]) -> str:
