@@ -24,6 +24,7 @@ from coopfs.ids import ObjectId
 from coopfs.store.base import Kind, created, object_hex, parse_object_name
 from coopfs.store.coopstatus import PartnerStatus, load_contact, note_audit, save_contact
 from coopfs.store.http import STALL_S, Answer, Endpoint, HttpPool, Requests, certificate_trust
+from coopfs.store.line import Line
 from coopfs.store.partners import (
     PartnerAccess,
     identity_path,
@@ -100,7 +101,14 @@ class CoopStore(RestStore):
                         'which is not on this machine; bring it here with "coopfs key online"'
                     )
                 self._owner_pool = _pool(self.partner, identity, self._patience)
+                self._owner_pool.line = self._line
             return self._owner_pool
+
+    def keep_to(self, line: Line) -> None:
+        """See :meth:`Store.keep_to`."""
+        super().keep_to(line)
+        if self._owner_pool is not None:
+            self._owner_pool.line = line
 
     def _pool_for(self, method: str) -> Requests:
         return self._owner() if self._is_owner or method == "DELETE" else self._pool

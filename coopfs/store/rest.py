@@ -31,6 +31,7 @@ from coopfs.store.base import (
 )
 from coopfs.store.http import Answer, Requests
 from coopfs.store.httperrors import status_error
+from coopfs.store.line import FREE_LINE, Line
 from coopfs.store.restaddress import parse_address
 from coopfs.store.restlist import LIST_LEN_MAX, MEDIA_TYPE, parse_listing
 from coopfs.store.retry import Patience, Retrier
@@ -58,11 +59,16 @@ class RestStore(Store):
         """*address* is shown, without secrets; *path*, quoted, begins and ends with a slash."""
         self.address = address
         self._pool = pool
+        self._line = FREE_LINE
         self._base = path
         self._retrier = Retrier(patience)
         # Does the server refuse to replace an object?  Known only from coopfs serve.
         self._never_replaces = False
         self._is_rclone = False
+
+    def keep_to(self, line: Line) -> None:
+        """See :meth:`Store.keep_to`."""
+        self._line = self._pool.line = line
 
     # --- objects ----------------------------------------------------------------
 
@@ -71,6 +77,8 @@ class RestStore(Store):
         path, label = self._path(kind, name), object_label(kind, name)
         if offset < 0 or (length is not None and length < 0):
             range_len(label, 0, offset, length)  # says so
+        if kind is Kind.DATA:
+            self._line.reading()
         return self._retrier.read(label, lambda: self._get(path, label, offset, length))
 
     def size(self, kind: Kind, name: bytes) -> int:
@@ -170,6 +178,7 @@ class RestStore(Store):
 
     def close(self) -> None:
         """See :meth:`Store.close`."""
+        self._line.close()
         self._retrier.close()
         self._pool.close()
 
