@@ -256,6 +256,11 @@ def test_terms_change_while_the_server_runs(two: Two) -> None:
         berta.ok("partner", "set", "anna", "--quota", "1M", "--retention", "40d", *root)
         wait_until(lambda: status_of(anna)["quota"] == 1 << 20, "the smaller quota")
         assert status_of(anna)["retention_days"] == 40
+        rates = ("--receive-rate", "90M, full sat-sun", "--send-rate", "full")
+        berta.ok("partner", "set", "anna", *rates, *root)
+        wait_until(lambda: status_of(anna)["send_rate"], "the rates")
+        told = anna.ok("partner", "status", "berta").out
+        assert "you may upload at     90M, full sat-sun\nyou may read at       full\n" in told
         make_source(two.base / "more", 7)
         ran = anna.run("snapshot", two.base / "more")
         assert (ran.code, "no room" in ran.err) == (1, True)

@@ -105,6 +105,8 @@ def _facts(partner: Partnership) -> dict[str, Any]:
         "address": str(access.endpoint) if access and access.endpoint else None,
         "dials_in": access is not None and access.endpoint is None,
         "pin": access.pin if access else None,
+        "receive_rate": access.receive_rate if access else None,
+        "send_rate": access.send_rate if access else None,
         "contact": asdict(partner.contact),
         "granted": {
             "quota": granted.quota_bytes,
@@ -153,6 +155,8 @@ def _told_rows(partner: Partnership, told: PartnerStatus) -> list[tuple[str, str
     ]
     if told.receive_rate:
         rows.append(("you may upload at", told.receive_rate))
+    if told.send_rate:
+        rows.append(("you may read at", told.send_rate))
     if told.clock_jump:
         rows.append(("CLOCK IN DOUBT", told.clock_jump))
     if told.damaged:
@@ -172,6 +176,10 @@ def _held_rows(partner: Partnership) -> list[tuple[str, str]]:
         ("of", _quota(granted.quota_bytes)),
         ("in the trash here", f"{_size(usage.trash_used)}, kept for {granted.retention_days} days"),
     ]
+    if granted.receive_rate:
+        rows.append(("it may upload at", granted.receive_rate))
+    if granted.send_rate:
+        rows.append(("it may read at", granted.send_rate))
     if granted.keeps_until:
         rows.append(("you leave", f"its data stays until {granted.keeps_until}"))
     return rows
