@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from coopfs.archive.keyring import load_keyring
 from coopfs.archive.kit import read_kit_file
 from coopfs.archive.settings import load_settings
 from coopfs.errors import StoreDenied
+from coopfs.format.receipt import open_receipt
+from coopfs.identity import public_key_of
 from coopfs.ops.owner import lend_owner
 from coopfs.server.settings import load_partners
 from coopfs.store.base import Kind
 from coopfs.store.coop import open_coop
+from coopfs.store.partners import load_access
 
 PATIENCE = {"COOPFS_STORE_TIMEOUT": "20"}
 
@@ -260,6 +264,17 @@ def test_terms_change_while_the_server_runs(two: Two) -> None:
         berta.ok("partner", "set", "anna", *rates, *root)
         wait_until(lambda: status_of(anna)["send_rate"], "the rates")
         told = anna.ok("partner", "status", "berta").out
+        signed = anna.ok("partner", "receipts", "berta", "--json").lines()
+        put = {each["name"]: each["size"] for each in signed if each["kind"] == "data"}
+        assert put == {name: len(data) for name, data in packs(berta, anna).items()}
+        key = public_key_of(load_access(anna.dirs, "berta").certificate, "berta")
+        for each in signed:
+            opened = open_receipt(bytes.fromhex(each["receipt"]), key, "it")
+            assert abs(opened.time_ns - time.time_ns()) < 600e9
+        assert f"its receipts here     {len(signed)}, the newest of" in told
+        name = signed[0]["name"]
+        table = anna.ok("partner", "receipts", "berta", name[:12]).out.splitlines()
+        assert (len(table), name in table[1]) == (2, True)
         assert "you may upload at     90M, full sat-sun\nyou may read at       full\n" in told
         make_source(two.base / "more", 7)
         ran = anna.run("snapshot", two.base / "more")

@@ -131,14 +131,17 @@ def status(ctx: Context, name: str, root: Path | None) -> None:
     """Ask the partner NAME what it holds for you, and show what you hold for it."""
     from dataclasses import asdict
 
-    from coopfs.ops.partnership import ask_status, look_at
+    from coopfs.ops.partnership import ask_status, look_at, sum_receipts
 
     told = ask_status(name)
     partner = look_at(ctx.dirs, _root(ctx, root), name)
+    signed = sum_receipts(ctx.dirs, name)
     if ctx.json:
-        ctx.emit_json({**_facts(partner), "status": asdict(told)})
+        ctx.emit_json({**_facts(partner), "status": asdict(told), "receipts": asdict(signed)})
         return
-    for title, value in (*_told_rows(partner, told), *_held_rows(partner)):
+    newest = f", the newest of {_day(signed.newest_ns)}" if signed.count else ""
+    receipts = ("its receipts here", f"{signed.count:,}{newest}")
+    for title, value in (*_told_rows(partner, told), receipts, *_held_rows(partner)):
         ctx.echo(f"{title:<22}{value}")
 
 
@@ -183,6 +186,52 @@ def _held_rows(partner: Partnership) -> list[tuple[str, str]]:
     if granted.keeps_until:
         rows.append(("you leave", f"its data stays until {granted.keeps_until}"))
     return rows
+
+
+@command.command("receipts")
+@click.argument("name")
+@click.argument("objects", nargs=-1, metavar="[OBJECT]...")
+@click.option("--since", metavar="DATE", help='Only of since then: 2026-11-23, "2026-11-23 04:28".')
+@click.pass_obj
+def receipts(ctx: Context, name: str, objects: tuple[str, ...], since: str | None) -> None:
+    """Show what the partner NAME has signed: which objects it has taken, and when.
+
+    For a dispute: with --json also the receipts as they were sent, and the key that
+    signed them. OBJECT is a name as messages show it, or its beginning.
+    """
+    from coopfs.cli.quantities import parse_since, show_size
+    from coopfs.cli.render import table
+    from coopfs.ops.partnership import read_receipts
+
+    since_ns = None if since is None else parse_since(since, "--since")
+    found = read_receipts(ctx.dirs, name, objects, since_ns)
+    if ctx.json:
+        for signed in found:
+            ctx.emit_json(
+                {
+                    "type": "receipt",
+                    "kind": signed.receipt.kind,
+                    "name": signed.receipt.name.hex(),
+                    "size": signed.receipt.size,
+                    "time_ns": signed.receipt.time_ns,
+                    "receipt": signed.data.hex(),
+                    "public_key": signed.public_key.hex(),
+                }
+            )
+        return
+    if not found:
+        ctx.echo(f"There is no such receipt of partner {name}.")
+        return
+    rows = [
+        (
+            _day(signed.receipt.time_ns),
+            show_size(signed.receipt.size),
+            f"{signed.receipt.kind}/{signed.receipt.name.hex()}",
+        )
+        for signed in found
+    ]
+    for line in table(("TAKEN", "SIZE", "OBJECT"), rows, right="SIZE"):
+        ctx.echo(line)
 
 
 @command.command("set")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -42,6 +42,7 @@ from coopfs.store.partners import (
     remove_access,
     save_access,
 )
+from coopfs.store.receipts import ReceiptBook, ReceiptSums, SignedReceipt
 
 _REMOVED: Final = f"{TEMPORARY_PREFIX}removed-"
 
@@ -120,6 +121,34 @@ def ask_status(name: str) -> PartnerStatus:
     """
     with open_coop(f"coop://{name}") as store:
         return store.status()
+
+
+def read_receipts(
+    dirs: Dirs, name: str, objects: Sequence[str] = (), since_ns: int | None = None
+) -> list[SignedReceipt]:
+    """Return what the partner's server has signed for us, the oldest first; nobody is asked.
+
+    Raises:
+        NotFound: we have no store there, nor had one.
+        UsageError: *objects* are no names.
+        ConfigError: the receipts cannot be read.
+    """
+    book = ReceiptBook(dirs, name)
+    if not book.path.exists():
+        load_access(dirs, name)
+    try:
+        return book.receipts(objects, since_ns)
+    finally:
+        book.close()
+
+
+def sum_receipts(dirs: Dirs, name: str) -> ReceiptSums:
+    """Return how many receipts of the partner there are (ConfigError)."""
+    book = ReceiptBook(dirs, name)
+    try:
+        return book.sums()
+    finally:
+        book.close()
 
 
 def undelete(name: str, since_ns: int | None) -> Undeleted:
