@@ -347,17 +347,49 @@ def remove(ctx: Context, name: str, delete_data: bool, yes: bool, root: Path | N
 
     chosen = _root(ctx, root)
     doubts = check_removable(ctx.dirs, chosen, name, with_data=delete_data)
-    if doubts and not yes:
-        text = "; ".join(doubts)
-        if not sys.stdin.isatty() or ctx.json:
-            raise UsageError(f"{name}: {text}; say --yes to do it all the same")
-        click.echo(f"{name}: {text}", err=True)
-        if not click.confirm("End the partnership all the same?", err=True):
-            raise UsageError("nothing was changed")
+    _ask_about(ctx, name, doubts, "End the partnership all the same?", yes=yes)
     end_partnership(ctx.dirs, chosen, name, with_data=delete_data)
     if ctx.json:
         ctx.emit_json({"type": "removed", "partner": name, "data_deleted": delete_data})
     ctx.echo(f"Partner {name} is none any more.")
+
+
+@command.command("disown")
+@click.argument("name")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask, whatever speaks against it.")
+@click.pass_obj
+def disown(ctx: Context, name: str, yes: bool) -> None:
+    """Be the owner of what lies at the partner NAME's no longer.
+
+    Takes the admin key. The next archive that is made there makes its own owner known.
+    """
+    from coopfs.ops.owner import give_up_ownership
+    from coopfs.ops.partnership import archives_at
+    from coopfs.ops.partnership import disown as disown_there
+
+    ring = ctx.load_keyring(ctx.load_settings())
+    doubts = [
+        f"the archive {archive!r} lies there, and any machine that may write there can make "
+        "itself its owner then, and delete"
+        for archive in archives_at(ctx.dirs, name)
+    ]
+    _ask_about(ctx, name, doubts, "Let it go all the same?", yes=yes)
+    disown_there(name, lambda store: give_up_ownership(store, ring))
+    if ctx.json:
+        ctx.emit_json({"type": "disowned", "partner": name})
+    ctx.echo(f"Partner {name} knows this archive's owner no longer.")
+
+
+def _ask_about(ctx: Context, name: str, doubts: list[str], question: str, *, yes: bool) -> None:
+    """Go on if nothing speaks against it, or the user says so (UsageError: not)."""
+    if not doubts or yes:
+        return
+    text = "; ".join(doubts)
+    if not sys.stdin.isatty() or ctx.json:
+        raise UsageError(f"{name}: {text}; say --yes to do it all the same")
+    click.echo(f"{name}: {text}", err=True)
+    if not click.confirm(question, err=True):
+        raise UsageError("nothing was changed")
 
 
 def _root(ctx: Context, root: Path | None) -> Path:

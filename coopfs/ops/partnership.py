@@ -238,6 +238,31 @@ def raise_retention(name: str, days: int, lend: Callable[[CoopStore], None]) -> 
         return store.status().retention_days
 
 
+def disown(name: str, give_up: Callable[[CoopStore], None]) -> None:
+    """Have the partner know the owner of what lies there no longer; *give_up* does it.
+
+    Raises:
+        NotFound: we have no store there.
+        WrongKey, StoreDenied: the admin key is not here, or not the owner's there.
+        StoreError: the partner is not there, or refuses.
+    """
+    with open_coop(f"coop://{name}") as store:
+        give_up(store)
+
+
+def archives_at(dirs: Dirs, name: str) -> list[str]:
+    """Return the archives of this machine that lie at the partner's (ConfigError)."""
+    found = []
+    for archive in archive_names(dirs):
+        try:
+            store = load_settings(dirs, archive).store
+        except CoopfsError:
+            continue
+        if store.rstrip("/") == f"coop://{name}":
+            found.append(archive)
+    return found
+
+
 # --- ending ---------------------------------------------------------------------
 
 
@@ -271,13 +296,8 @@ def check_removable(dirs: Dirs, root: Path, name: str, *, with_data: bool) -> li
     is_known = name in partner_names(dirs)
     if not is_known and not partner_folder(root, check_partner_name(name)).exists():
         raise NotFound(f"no partner is called {name!r} here")
-    for archive in archive_names(dirs):
-        try:
-            store = load_settings(dirs, archive).store
-        except CoopfsError:
-            continue
-        if store.rstrip("/") == f"coop://{name}":
-            doubts.append(f"the archive {archive!r} lies at this partner's, and is lost to us here")
+    for archive in archives_at(dirs, name):
+        doubts.append(f"the archive {archive!r} lies at this partner's, and is lost to us here")
     if with_data and _is_granted(root, name):
         until = load_partner(root, name).keeps_until
         today = datetime.now(UTC).date().isoformat()

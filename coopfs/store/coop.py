@@ -297,6 +297,18 @@ class CoopStore(RestStore):
         body = encoding.encode(asked)
         self._ask("enrol", body, "the certificate")
 
+    def let_out(self, certificate_der: bytes, right: Right) -> None:
+        """Have a certificate lose its right: another machine's, or our own as the owner.
+
+        One that has it not is done.  Without any owner the next one a writer enrols is it.
+
+        Raises:
+            StoreDenied: only the owner may ask for it.
+        """
+        self.act_as_owner()
+        body = encoding.encode({0: int(right), 1: certificate_der, 3: True})
+        self._ask("enrol", body, "the certificate")
+
     def _ask(self, what: str, body: bytes, label: str) -> bytes:
         def ask() -> bytes:
             path = f"{self._base}?coopfs={what}"
