@@ -72,6 +72,9 @@ class Schedule:
         return None if rate is None else rate / 8
 
 
+UNLIMITED: Final = Schedule("", ())
+
+
 class Bucket:
     """Bytes that may pass now, refilled at the schedule's rate.  Thread-safe, never blocks."""
 

@@ -128,6 +128,15 @@ def parse_certificate(pem: str, what: str) -> bytes:
     Raises:
         UsageError: not one certificate in PEM, or none that an identity has.
     """
+    return _parse(pem, what)[0]
+
+
+def public_key_of(pem: str, what: str) -> bytes:
+    """Return the 32 bytes of the key that a partner's certificate is of (UsageError)."""
+    return _parse(pem, what)[1]
+
+
+def _parse(pem: str, what: str) -> tuple[bytes, bytes]:
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -146,7 +155,7 @@ def parse_certificate(pem: str, what: str) -> bytes:
             f"{what}: expected the certificate of a coopfs identity in PEM: "
             f"{str(exc) or 'its signature is wrong'}"
         ) from exc
-    return der
+    return der, public_key.public_bytes_raw()
 
 
 def save_identity(identity: Identity, path: Path) -> None:

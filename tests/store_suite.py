@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,8 +23,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from coopfs.bandwidth import BURST_S, Schedule
 from coopfs.errors import ObjectCorrupt, ObjectNotFound, StoreError
 from coopfs.store.base import GET_LEN_MAX, KINDS, Kind, Piece, Store
+from coopfs.store.line import Line, Rates
 
 THREADS = 8
 MANY_OBJECTS = 100  # more than any store keeps open at once
@@ -101,6 +104,8 @@ def start_writer(code: str, *arguments: str) -> subprocess.Popen[bytes]:
 class StoreSuite:
     """The tests.  Subclasses provide ``rig``."""
 
+    is_over_a_line = True
+
     @pytest.fixture
     def rig(self) -> StoreRig:
         raise NotImplementedError("a subclass provides it")
@@ -109,6 +114,23 @@ class StoreSuite:
     def store(self, rig: StoreRig) -> Iterator[Store]:
         with rig.open() as store:
             yield store
+
+    # --- the line ------------------------------------------------------------------
+
+    def test_bodies_move_at_the_pace_of_the_line(self, store: Store) -> None:
+        if not self.is_over_a_line:
+            pytest.skip("a store on this machine: there is no line to it")
+        rate, data = Schedule.parse("5M"), some_bytes(250_000)
+        store.put(Kind.KEYS, name_of(b""), b"")  # connected by now
+        store.keep_to(Line(Rates(rate, rate)))
+        for move in (
+            lambda: store.put(Kind.DATA, name_of(data), [data[:70_000], data[70_000:]]),
+            lambda: store.get(Kind.DATA, name_of(data)),
+        ):
+            begun = time.monotonic()
+            assert move() in (None, data)
+            # 0.4 s, of which a burst is free.  The machine may be slower, the line never faster.
+            assert time.monotonic() - begun > 0.95 * (0.4 - BURST_S)
 
     # --- what was put comes back --------------------------------------------------
 

@@ -30,6 +30,8 @@ def host(tmp_path: Path) -> Host:
         ((*INVITE[:4], "--quota", "a lot"), "a size such as 600G"),
         ((*INVITE, "--retention", "soon"), "30d, 6w or 1y"),
         ((*INVITE, "--retention", "0d"), "30d, 6w or 1y"),
+        ((*INVITE, "--receive-rate", "quick"), "'quick' is no rate"),
+        ((*ACCEPT, "--dial", "--send-rate", "10M full"), "neither days"),
         ((*INVITE, "--name", "../etc"), "partner name"),
         ((*INVITE, "--as", "a b"), "partner name"),
         ((*INVITE, "--address", "x"), "expected HOST:PORT"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ from coopfs.archive.keyring import load_keyring
 from coopfs.archive.kit import read_kit_file
 from coopfs.archive.settings import load_settings
 from coopfs.errors import StoreDenied
+from coopfs.format.receipt import open_receipt
+from coopfs.identity import make_identity, public_key_of
 from coopfs.ops.owner import lend_owner
 from coopfs.server.settings import load_partners
 from coopfs.store.base import Kind
-from coopfs.store.coop import open_coop
+from coopfs.store.coop import Right, open_coop
+from coopfs.store.partners import load_access
 
 PATIENCE = {"COOPFS_STORE_TIMEOUT": "20"}
 
@@ -135,6 +140,32 @@ def packs(partner: Partner, other: Partner) -> dict[str, bytes]:
     """What *partner* keeps for the *other*, by name."""
     folder = partner.root / "partners" / other.name / "objects" / "data"
     return {path.name: path.read_bytes() for path in folder.rglob("?" * 64)}
+
+
+def test_an_owner_lets_go_and_another_takes_its_place(two: Two) -> None:
+    anna, berta = two.anna, two.berta
+    two.pair()
+    with berta.serving():
+        two.back_up(anna, berta)
+        (first,) = load_partners(berta.root)["anna"].admin_pins
+        ran = anna.run("partner", "disown", "berta")
+        assert (ran.code, "any machine that may write there" in ran.err) == (2, True)
+        assert load_partners(berta.root)["anna"].admin_pins == {first}
+        anna.ok("partner", "disown", "berta", "--yes")
+        assert load_partners(berta.root)["anna"].admin_pins == set()
+        anna.ok("check")
+        ran = anna.run("partner", "disown", "berta", "--yes")
+        assert (ran.code, "Traceback" in ran.err) == (1, False)
+
+        second = make_identity()
+        with anna.as_environment(), open_coop("coop://berta") as store:
+            store.enrol(ssl.PEM_cert_to_DER_cert(second.cert_pem), Right.OWNER)
+        assert load_partners(berta.root)["anna"].admin_pins == {second.pin}
+        root = ("--root", berta.root)
+        ran = berta.run("serve", "admit", "anna", "--without", "zz", *root)
+        assert (ran.code, second.pin in ran.err) == (2, True)
+        berta.ok("serve", "admit", "anna", "--without", second.pin[:16], *root)
+        assert load_partners(berta.root)["anna"].admin_pins == set()
 
 
 def test_the_owner_alone_deletes_and_anybody_takes_back(two: Two) -> None:
@@ -256,6 +287,22 @@ def test_terms_change_while_the_server_runs(two: Two) -> None:
         berta.ok("partner", "set", "anna", "--quota", "1M", "--retention", "40d", *root)
         wait_until(lambda: status_of(anna)["quota"] == 1 << 20, "the smaller quota")
         assert status_of(anna)["retention_days"] == 40
+        rates = ("--receive-rate", "90M, full sat-sun", "--send-rate", "full")
+        berta.ok("partner", "set", "anna", *rates, *root)
+        wait_until(lambda: status_of(anna)["send_rate"], "the rates")
+        told = anna.ok("partner", "status", "berta").out
+        signed = anna.ok("partner", "receipts", "berta", "--json").lines()
+        put = {each["name"]: each["size"] for each in signed if each["kind"] == "data"}
+        assert put == {name: len(data) for name, data in packs(berta, anna).items()}
+        key = public_key_of(load_access(anna.dirs, "berta").certificate, "berta")
+        for each in signed:
+            opened = open_receipt(bytes.fromhex(each["receipt"]), key, "it")
+            assert abs(opened.time_ns - time.time_ns()) < 600e9
+        assert f"its receipts here     {len(signed)}, the newest of" in told
+        name = signed[0]["name"]
+        table = anna.ok("partner", "receipts", "berta", name[:12]).out.splitlines()
+        assert (len(table), name in table[1]) == (2, True)
+        assert "you may upload at     90M, full sat-sun\nyou may read at       full\n" in told
         make_source(two.base / "more", 7)
         ran = anna.run("snapshot", two.base / "more")
         assert (ran.code, "no room" in ran.err) == (1, True)

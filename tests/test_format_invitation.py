@@ -46,6 +46,8 @@ introductions = st.builds(
     endpoint=st.none() | endpoints,
     quota=st.integers(0, 1 << 62),
     retention_days=st.integers(0, 3650),
+    receive_rate=st.sampled_from(["", "10m", "10m, full 20:00-07:00, full sat-sun"]),
+    send_rate=st.sampled_from(["", "full"]),
 )
 invitations = st.builds(
     Invitation,

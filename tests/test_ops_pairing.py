@@ -181,6 +181,31 @@ def test_both_sides_know_each_other_afterwards(anna: Side, berta: Side) -> None:
     assert load_partners(berta.terms.root)["anna"].admin_pins == set()
 
 
+NIGHTS = "10m, full 20:00-07:00, full sat-sun"
+
+
+def test_rates_are_agreed_and_stay_when_partners_meet_again(anna: Side, berta: Side) -> None:
+    terms = replace(berta.terms, receive_rate="10M,  full 20:00-07:00, full sat-sun")
+    with inviting(replace_terms(anna, send_rate="2M")) as waiting:
+        there = accept(berta.dirs, terms, waiting.invitation)
+        here = waiting.result()
+    assert here.words == there.words
+    assert (here.access.receive_rate, here.access.send_rate) == (NIGHTS, "")
+    assert (there.access.receive_rate, there.access.send_rate) == ("", "2m")
+    assert load_access(anna.dirs, "berta") == here.access
+    assert load_access(berta.dirs, "anna") == there.access
+    granted = load_partners(berta.terms.root)["anna"]
+    assert (granted.receive_rate, granted.send_rate) == (NIGHTS, "")
+
+    with inviting(replace_terms(anna, is_again=True)) as waiting:
+        again = accept(
+            berta.dirs, replace(berta.terms, is_again=True, send_rate="full"), waiting.invitation
+        )
+        here = waiting.result()
+    assert again.access.send_rate == "2m"
+    assert (here.access.receive_rate, here.access.send_rate) == (NIGHTS, "full")
+
+
 def test_a_partner_that_nobody_reaches_dials(anna: Side, berta: Side) -> None:
     with inviting(anna) as waiting:
         there = accept(berta.dirs, replace(berta.terms, endpoint=None), waiting.invitation)

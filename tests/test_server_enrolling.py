@@ -63,6 +63,30 @@ def test_the_owner_sends_every_other_machine_away(tmp_path: Path, writer: Identi
         assert load_partner(tmp_path, "anna").writer_pins == {new.pin}
 
 
+def test_the_owner_lets_out_whom_it_wants_and_itself(tmp_path: Path, writer: Identity) -> None:
+    owner = make_identity()
+    enrol(tmp_path, "anna", request(OWNER, owner), is_owner=False)
+    for right, identity in ((WRITER, writer), (OWNER, owner)):
+        der = ssl.PEM_cert_to_DER_cert(identity.cert_pem)
+        body = encoding.encode({0: right, 1: der, 3: True})
+        with pytest.raises(StoreDenied, match="owner alone"):
+            enrol(tmp_path, "anna", body, is_owner=False)
+        for _ in range(2):
+            enrol(tmp_path, "anna", body, is_owner=True)
+            assert identity.pin not in load_partner(tmp_path, "anna").pins
+    assert load_partner(tmp_path, "anna").quota_bytes == 7
+    enrol(tmp_path, "anna", request(OWNER, make_identity()), is_owner=False)  # the next one
+
+
+@pytest.mark.parametrize("asked", [{3: 1}, {2: True, 3: True}])
+def test_in_and_out_at_once_is_refused(
+    tmp_path: Path, writer: Identity, asked: dict[int, object]
+) -> None:
+    der = ssl.PEM_cert_to_DER_cert(writer.cert_pem)
+    with pytest.raises(UsageError, match="either it is let in or out"):
+        enrol(tmp_path, "anna", encoding.encode({0: WRITER, 1: der, **asked}), is_owner=True)
+
+
 def test_no_certificate_gets_a_second_right(tmp_path: Path, writer: Identity) -> None:
     other = make_identity()
     save_partner(tmp_path, PartnerSettings("berta", writers=(other.cert_pem,)))

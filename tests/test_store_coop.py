@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import os
 import signal
@@ -31,6 +32,8 @@ from coopfs.errors import (
     UsageError,
 )
 from coopfs.format.invitation import parse_endpoint
+from coopfs.format.keys import SigningKey
+from coopfs.format.receipt import sign_receipt
 from coopfs.identity import Identity, make_identity, save_identity
 from coopfs.ops.pairing import dial_socket, server_identity
 from coopfs.server.dialling import DialPlace, save_dial_place
@@ -40,6 +43,7 @@ from coopfs.store.coop import CoopStore, Right, open_coop
 from coopfs.store.coopstatus import load_contact
 from coopfs.store.open import absolute_address, create_store, open_store
 from coopfs.store.partners import PartnerAccess, identity_path, save_access
+from coopfs.store.receipts import ReceiptBook
 
 _numbers = itertools.count()
 
@@ -224,6 +228,31 @@ def test_a_writer_cannot_delete_and_the_owner_can(served: Served) -> None:
         assert (undeleted.objects, undeleted.size) == (1, 7)
         assert store.get(Kind.DATA, name) == b"keep me"
         assert store.undelete(since_ns=0).objects == 0
+
+
+def test_what_the_server_signed_is_kept_until_the_object_is_deleted(
+    served: Served, client: Partner, caplog: pytest.LogCaptureFixture
+) -> None:
+    access, owner = served.new_access()
+    create_store(f"coop://{access.name}").close()
+    book = ReceiptBook(client.dirs, access.name)
+    with open_coop(f"coop://{access.name}") as store:
+        store.lend_owner(lambda: owner)
+        names = [put_new(store, some_bytes(size), Kind.INDEX) for size in (3, 4)]
+        assert sorted(kept.receipt.name for kept in book.receipts()) == sorted(names)
+        assert {kept.receipt.size for kept in book.receipts()} == {3, 4}
+        store.delete(Kind.INDEX, names[0])
+        assert [kept.receipt.name for kept in book.receipts()] == [names[1]]
+
+        # What another key signed, or about another object, is no receipt; the put is done.
+        (kept,) = book.receipts()
+        other = sign_receipt(kept.receipt, SigningKey(b"x" * 32))
+        for data, name in ((other, names[1]), (kept.data, names[0]), (b"", names[1])):
+            store._has_complained = False
+            store._receive(base64.b64encode(data).decode(), Kind.INDEX, name, 4)
+            assert "it is not kept" in caplog.messages[-1]
+        assert book.receipts() == [kept]
+    book.close()
 
 
 def test_the_owner_lets_a_new_machine_in_at_once(served: Served) -> None:

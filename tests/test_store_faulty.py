@@ -22,6 +22,8 @@ from coopfs.store.local import LocalStore
 
 
 class TestFaultyStoreWithoutFaults(StoreSuite):
+    is_over_a_line = False
+
     @pytest.fixture
     def rig(self, tmp_path: Path) -> StoreRig:
         root = tmp_path / "store"

@@ -41,6 +41,8 @@ from coopfs.store.local import OPEN_FILES_MAX, LocalStore
 
 
 class TestLocalStore(StoreSuite):
+    is_over_a_line = False
+
     @pytest.fixture
     def rig(self, tmp_path: Path) -> StoreRig:
         root = tmp_path / "store"

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 from blake3 import blake3
 
 from coopfs.archive.effort import AUTO, check_effort
+from coopfs.bandwidth import Schedule
 from coopfs.dirs import Dirs, write_private
 from coopfs.errors import ConfigError, FormatUnsupported, NoArchive, UsageError
 from coopfs.format.snapshot import check_label
@@ -60,6 +61,8 @@ class ArchiveSettings:
     partial_interval_s: int = PARTIAL_INTERVAL_S  # 0: no partial snapshots
     cache_max: int = CACHE_MAX  # bytes
     compression: str = AUTO  # one of coopfs.archive.effort's words
+    upload_rate: str = ""  # schedules, see coopfs/bandwidth.py; of the line to the store
+    download_rate: str = ""
     others: tuple[OtherStore, ...] = ()
     home: str = ""  # the archive's own store, where `store` is another for now; never saved
 
@@ -228,6 +231,9 @@ def save_settings(dirs: Dirs, settings: ArchiveSettings, *, folder: Path | None 
         table["compression"] = settings.compression
     if settings.others:
         table["stores"] = {other.name: other.address for other in settings.others}
+    for key in ("upload_rate", "download_rate"):
+        if rate := getattr(settings, key):
+            table[key] = rate
     if settings.series:
         table["series"] = {rule.path: rule.series for rule in settings.series}
     text = "# An archive of coopfs as this host knows it: coopfs-config(5).\n"
@@ -258,6 +264,7 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> ArchiveSettings:
     interval_s = take("partial_interval_s", int, PARTIAL_INTERVAL_S)
     cache_max = take("cache_max", int, CACHE_MAX)
     compression = take("compression", str, AUTO)
+    upload_rate, download_rate = take("upload_rate", str, ""), take("download_rate", str, "")
     series = take("series", dict, {})
     others = take("stores", dict, {})
     if rest:
@@ -272,6 +279,8 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> ArchiveSettings:
     try:
         check_label(host, "host")
         check_effort(compression)
+        for rate in (upload_rate, download_rate):
+            Schedule.parse(rate)
         rules = tuple(_rule(key, value, path) for key, value in series.items())
     except UsageError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
@@ -285,6 +294,8 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> ArchiveSettings:
         partial_interval_s=interval_s,
         cache_max=cache_max,
         compression=compression,
+        upload_rate=upload_rate,
+        download_rate=download_rate,
     )
 
 

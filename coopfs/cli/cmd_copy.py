@@ -148,6 +148,7 @@ def _mirror(
     grace_s: float | None,
 ) -> int:
     """Copy, and with a grace also delete, in the second store."""
+    from coopfs.archive.line import open_line
     from coopfs.ops import mirror
     from coopfs.ops.forget import checked_admin_key
     from coopfs.ops.mirror_trim import hidden_snapshots, trim_mirror
@@ -159,6 +160,7 @@ def _mirror(
         admin = checked_admin_key(archive, admin, "deleting in a copy")
     trimmed = None
     with mirror.open_mirror(archive, there.store) as store:
+        store.keep_to(open_line(ctx.dirs, archive.settings, ctx.limits))
         lend_owner(store, archive.ring)
         plan = mirror.plan_mirror(archive, store, lost)
         for hidden in hidden_snapshots(archive, store, plan):

@@ -15,6 +15,8 @@ from coopfs.errors import UsageError
 if TYPE_CHECKING:
     from coopfs.format.invitation import Endpoint
     from coopfs.ops.pairing import Paired, Terms
+    from coopfs.server.settings import PartnerSettings
+    from coopfs.store.partners import PartnerAccess
 
 _WAITING_LISTEN = "0.0.0.0"  # noqa: S104 - what --listen :PORT means, as for any server
 
@@ -41,6 +43,10 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="TIME",
             help="How long what the partner deletes can be had back from you.",
         ),
+        click.option(
+            "--receive-rate", metavar="RATES", help="How fast the partner may upload, and when."
+        ),
+        click.option("--send-rate", metavar="RATES", help="How fast it may read, and when."),
         click.option("--name", help="What the partner is called here (default: as it says)."),
         click.option("--as", "own_name", help="What you call yourself (default: the host name)."),
         click.option(
@@ -173,6 +179,8 @@ def _terms(
     *,
     quota: str,
     retention: str,
+    receive_rate: str | None,
+    send_rate: str | None,
     name: str | None,
     own_name: str | None,
     root: Path | None,
@@ -180,6 +188,7 @@ def _terms(
     address: str | None,
     again: bool,
 ) -> Terms:
+    from coopfs.bandwidth import Schedule
     from coopfs.cli.cmd_init import default_host
     from coopfs.cli.quantities import parse_days, parse_size
     from coopfs.format.invitation import check_partner_name
@@ -200,6 +209,8 @@ def _terms(
         quota=parse_size(quota, "--quota"),
         retention_days=parse_days(retention, "--retention"),
         root=root.absolute() if root else default_root(ctx.dirs),
+        receive_rate=None if receive_rate is None else Schedule.parse(receive_rate).text,
+        send_rate=None if send_rate is None else Schedule.parse(send_rate).text,
         owner_certificates=owners,
         is_again=again,
     )
@@ -224,13 +235,18 @@ def _finish(
                 "retention_days": access.retention_days,
                 "quota_granted": paired.granted.quota_bytes,
                 "retention_days_granted": paired.granted.retention_days,
+                "receive_rate": access.receive_rate,
+                "send_rate": access.send_rate,
+                "receive_rate_granted": paired.granted.receive_rate,
+                "send_rate_granted": paired.granted.send_rate,
                 "is_confirmed": paired.is_confirmed,
             }
         )
     ctx.echo(
         f"Partner {access.name!r} ({access.address}) keeps {show_size(access.quota or 0)} for you, "
         f"and what you delete for {access.retention_days} days.\n"
-        f"You keep {show_size(paired.granted.quota_bytes)} for it.\n\n"
+        f"You keep {show_size(paired.granted.quota_bytes)} for it.\n"
+        f"{_rates(access, paired.granted)}\n"
         f"Both sides must show these six words:  {paired.words}\n"
         f'(if not: "coopfs partner remove {access.name}", and do it again)\n'
     )
@@ -245,6 +261,17 @@ def _finish(
     )
     if recovery_kit is not None:
         _write_kit(ctx, access.name, recovery_kit)
+
+
+def _rates(access: PartnerAccess, granted: PartnerSettings) -> str:
+    """Return, in whole lines, how fast who may do what, where there is a limit."""
+    told = (
+        ("You may upload at", access.receive_rate),
+        ("You may read at", access.send_rate),
+        ("It may upload at", granted.receive_rate),
+        ("It may read at", granted.send_rate),
+    )
+    return "".join(f"{what} {rate}.\n" for what, rate in told if rate)
 
 
 def _write_kit(ctx: Context, partner: str, path: Path) -> None:

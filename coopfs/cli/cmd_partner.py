@@ -105,6 +105,8 @@ def _facts(partner: Partnership) -> dict[str, Any]:
         "address": str(access.endpoint) if access and access.endpoint else None,
         "dials_in": access is not None and access.endpoint is None,
         "pin": access.pin if access else None,
+        "receive_rate": access.receive_rate if access else None,
+        "send_rate": access.send_rate if access else None,
         "contact": asdict(partner.contact),
         "granted": {
             "quota": granted.quota_bytes,
@@ -129,14 +131,17 @@ def status(ctx: Context, name: str, root: Path | None) -> None:
     """Ask the partner NAME what it holds for you, and show what you hold for it."""
     from dataclasses import asdict
 
-    from coopfs.ops.partnership import ask_status, look_at
+    from coopfs.ops.partnership import ask_status, look_at, sum_receipts
 
     told = ask_status(name)
     partner = look_at(ctx.dirs, _root(ctx, root), name)
+    signed = sum_receipts(ctx.dirs, name)
     if ctx.json:
-        ctx.emit_json({**_facts(partner), "status": asdict(told)})
+        ctx.emit_json({**_facts(partner), "status": asdict(told), "receipts": asdict(signed)})
         return
-    for title, value in (*_told_rows(partner, told), *_held_rows(partner)):
+    newest = f", the newest of {_day(signed.newest_ns)}" if signed.count else ""
+    receipts = ("its receipts here", f"{signed.count:,}{newest}")
+    for title, value in (*_told_rows(partner, told), receipts, *_held_rows(partner)):
         ctx.echo(f"{title:<22}{value}")
 
 
@@ -153,6 +158,8 @@ def _told_rows(partner: Partnership, told: PartnerStatus) -> list[tuple[str, str
     ]
     if told.receive_rate:
         rows.append(("you may upload at", told.receive_rate))
+    if told.send_rate:
+        rows.append(("you may read at", told.send_rate))
     if told.clock_jump:
         rows.append(("CLOCK IN DOUBT", told.clock_jump))
     if told.damaged:
@@ -172,9 +179,59 @@ def _held_rows(partner: Partnership) -> list[tuple[str, str]]:
         ("of", _quota(granted.quota_bytes)),
         ("in the trash here", f"{_size(usage.trash_used)}, kept for {granted.retention_days} days"),
     ]
+    if granted.receive_rate:
+        rows.append(("it may upload at", granted.receive_rate))
+    if granted.send_rate:
+        rows.append(("it may read at", granted.send_rate))
     if granted.keeps_until:
         rows.append(("you leave", f"its data stays until {granted.keeps_until}"))
     return rows
+
+
+@command.command("receipts")
+@click.argument("name")
+@click.argument("objects", nargs=-1, metavar="[OBJECT]...")
+@click.option("--since", metavar="DATE", help='Only of since then: 2026-11-23, "2026-11-23 04:28".')
+@click.pass_obj
+def receipts(ctx: Context, name: str, objects: tuple[str, ...], since: str | None) -> None:
+    """Show what the partner NAME has signed: which objects it has taken, and when.
+
+    For a dispute: with --json also the receipts as they were sent, and the key that
+    signed them. OBJECT is a name as messages show it, or its beginning.
+    """
+    from coopfs.cli.quantities import parse_since, show_size
+    from coopfs.cli.render import table
+    from coopfs.ops.partnership import read_receipts
+
+    since_ns = None if since is None else parse_since(since, "--since")
+    found = read_receipts(ctx.dirs, name, objects, since_ns)
+    if ctx.json:
+        for signed in found:
+            ctx.emit_json(
+                {
+                    "type": "receipt",
+                    "kind": signed.receipt.kind,
+                    "name": signed.receipt.name.hex(),
+                    "size": signed.receipt.size,
+                    "time_ns": signed.receipt.time_ns,
+                    "receipt": signed.data.hex(),
+                    "public_key": signed.public_key.hex(),
+                }
+            )
+        return
+    if not found:
+        ctx.echo(f"There is no such receipt of partner {name}.")
+        return
+    rows = [
+        (
+            _day(signed.receipt.time_ns),
+            show_size(signed.receipt.size),
+            f"{signed.receipt.kind}/{signed.receipt.name.hex()}",
+        )
+        for signed in found
+    ]
+    for line in table(("TAKEN", "SIZE", "OBJECT"), rows, right="SIZE"):
+        ctx.echo(line)
 
 
 @command.command("set")
@@ -290,17 +347,49 @@ def remove(ctx: Context, name: str, delete_data: bool, yes: bool, root: Path | N
 
     chosen = _root(ctx, root)
     doubts = check_removable(ctx.dirs, chosen, name, with_data=delete_data)
-    if doubts and not yes:
-        text = "; ".join(doubts)
-        if not sys.stdin.isatty() or ctx.json:
-            raise UsageError(f"{name}: {text}; say --yes to do it all the same")
-        click.echo(f"{name}: {text}", err=True)
-        if not click.confirm("End the partnership all the same?", err=True):
-            raise UsageError("nothing was changed")
+    _ask_about(ctx, name, doubts, "End the partnership all the same?", yes=yes)
     end_partnership(ctx.dirs, chosen, name, with_data=delete_data)
     if ctx.json:
         ctx.emit_json({"type": "removed", "partner": name, "data_deleted": delete_data})
     ctx.echo(f"Partner {name} is none any more.")
+
+
+@command.command("disown")
+@click.argument("name")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask, whatever speaks against it.")
+@click.pass_obj
+def disown(ctx: Context, name: str, yes: bool) -> None:
+    """Be the owner of what lies at the partner NAME's no longer.
+
+    Takes the admin key. The next archive that is made there makes its own owner known.
+    """
+    from coopfs.ops.owner import give_up_ownership
+    from coopfs.ops.partnership import archives_at
+    from coopfs.ops.partnership import disown as disown_there
+
+    ring = ctx.load_keyring(ctx.load_settings())
+    doubts = [
+        f"the archive {archive!r} lies there, and any machine that may write there can make "
+        "itself its owner then, and delete"
+        for archive in archives_at(ctx.dirs, name)
+    ]
+    _ask_about(ctx, name, doubts, "Let it go all the same?", yes=yes)
+    disown_there(name, lambda store: give_up_ownership(store, ring))
+    if ctx.json:
+        ctx.emit_json({"type": "disowned", "partner": name})
+    ctx.echo(f"Partner {name} knows this archive's owner no longer.")
+
+
+def _ask_about(ctx: Context, name: str, doubts: list[str], question: str, *, yes: bool) -> None:
+    """Go on if nothing speaks against it, or the user says so (UsageError: not)."""
+    if not doubts or yes:
+        return
+    text = "; ".join(doubts)
+    if not sys.stdin.isatty() or ctx.json:
+        raise UsageError(f"{name}: {text}; say --yes to do it all the same")
+    click.echo(f"{name}: {text}", err=True)
+    if not click.confirm(question, err=True):
+        raise UsageError("nothing was changed")
 
 
 def _root(ctx: Context, root: Path | None) -> Path:

@@ -91,7 +91,7 @@ def command(
         new_passphrase = partial(ctx.passphrases, "Passphrase: ")
     else:
         new_passphrase = ctx.passphrases.for_new_archive
-    _show(ctx, recover(ctx.dirs, request, new_passphrase, ctx.passphrases))
+    _show(ctx, recover(ctx.dirs, request, new_passphrase, ctx.passphrases, ctx.limits))
 
 
 def _place(kit: KitKeys, server: str | None, pin: str | None) -> PartnerPlace | None:

@@ -103,7 +103,7 @@ def command(
 
     prepare_bulk_work()
     selection = _selection(includes, excludes, exclude_files)
-    with ctx.open_archive(is_for_reading=True) as archive:
+    with ctx.open_archive(is_for_reading=True, goes_first=True) as archive:
         snapshot, path = choose(archive, spec, host, series, tags)
         request = RestoreRequest(
             target=os.fsencode(target),

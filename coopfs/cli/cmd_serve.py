@@ -163,6 +163,13 @@ def _log_to_terminal(ctx: Context) -> None:
     metavar="FILE",
     help="Certificate (PEM) of a key that may delete, too.",
 )
+@click.option(
+    "--without",
+    "unwanted",
+    multiple=True,
+    metavar="PIN",
+    help="Let the certificate of this SHA-256 (or its beginning) in no more.",
+)
 @click.option("--quota", metavar="SIZE", help="The most it may keep here: 600G, 2T.")
 @click.option("--per-day", metavar="SIZE", help="The most it may put in a day.")
 @click.option("--retention", metavar="TIME", help="How long what it deletes is kept: 30d.")
@@ -177,11 +184,13 @@ def admit(
     root: Path | None,
     writers: tuple[Path, ...],
     admins: tuple[Path, ...],
+    unwanted: tuple[str, ...],
     **limits: str | None,
 ) -> None:
     """Let NAME keep a store here, or change what it was granted.
 
-    Certificates are added to those it has; what no option speaks of stays as it is.
+    Certificates are added to those it has, or taken away with --without: a machine's that
+    was lost, an owner's that let go. What no option speaks of stays as it is.
     Such as "10M, full 20:00-07:00, full sat-sun" are RATES, in bits a second: the
     last rule that matches the day and the hour holds.
     """
@@ -189,7 +198,7 @@ def admit(
 
     from coopfs.cli.quantities import parse_days, parse_size
     from coopfs.server.ownership import hand_over
-    from coopfs.server.settings import change_partner
+    from coopfs.server.settings import change_partner, without_certificates
 
     changes: dict[str, Any] = {}
     if limits["quota"] is not None:
@@ -207,9 +216,9 @@ def admit(
         chosen,
         name,
         lambda old: replace(
-            old,
-            writers=tuple(dict.fromkeys((*old.writers, *added[0]))),
-            admins=tuple(dict.fromkeys((*old.admins, *added[1]))),
+            kept := without_certificates(old, unwanted),
+            writers=tuple(dict.fromkeys((*kept.writers, *added[0]))),
+            admins=tuple(dict.fromkeys((*kept.admins, *added[1]))),
             **changes,
         ),
     )

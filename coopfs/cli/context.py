@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # imported when first used: `coopfs --help` needs none of it
     from coopfs.archive.archive import Archive
     from coopfs.archive.keyring import KeyRing
+    from coopfs.archive.line import Limits
     from coopfs.archive.settings import ArchiveSettings
     from coopfs.cli.passphrase import Passphrases
     from coopfs.cli.progress import ProgressReport
@@ -31,6 +32,12 @@ class Context:
     quiet: bool = False  # errors and warnings only
     verbosity: int = 0
     passphrase_file: Path | None = None
+    limit_upload: str | None = field(
+        default_factory=lambda: os.environ.get("COOPFS_LIMIT_UPLOAD") or None
+    )
+    limit_download: str | None = field(
+        default_factory=lambda: os.environ.get("COOPFS_LIMIT_DOWNLOAD") or None
+    )
     _progress: ProgressReport | None = None
 
     @cached_property
@@ -46,6 +53,13 @@ class Context:
         from coopfs.cli.passphrase import Passphrases
 
         return Passphrases(self.passphrase_file)
+
+    @property
+    def limits(self) -> Limits:
+        """How fast lines may be used in this run, where the settings do not decide."""
+        from coopfs.archive.line import Limits
+
+        return Limits(self.limit_upload, self.limit_download)
 
     def load_settings(self) -> ArchiveSettings:
         """Read the settings of the chosen archive (NoArchive, ConfigError, UsageError)."""
@@ -67,6 +81,7 @@ class Context:
         may_be_away: bool = False,
         is_for_reading: bool = False,
         is_uncached: bool = False,
+        goes_first: bool | None = None,
     ) -> Archive:
         """Open the chosen archive; with *refresh* also take in what is new in the store.
 
@@ -75,6 +90,8 @@ class Context:
 
         With *is_for_reading* a copy of the archive will do, if one was chosen by --store.
         With *is_uncached* every block is fetched from the store.
+        With *goes_first* (default: as *may_be_away*) somebody waits for what is read, and
+        uploads of other commands make way.
 
         *memory_len* bounds the decoded blocks kept in memory, in bytes.  What the
         refresh found and did not stop for is shown as warnings.
@@ -97,6 +114,7 @@ class Context:
             memory_len=memory_len,
             may_be_away=may_be_away,
             is_uncached=is_uncached,
+            goes_first=may_be_away if goes_first is None else goes_first,
         )
 
     def _aimed(self, settings: ArchiveSettings, *, is_for_reading: bool) -> ArchiveSettings:
@@ -121,13 +139,16 @@ class Context:
         memory_len: int | None = None,
         may_be_away: bool = False,
         is_uncached: bool = False,
+        goes_first: bool = False,
     ) -> Archive:
         """Open the archive that *settings* and *ring* describe; see :meth:`open_archive`."""
         from coopfs.archive.archive import Archive
+        from coopfs.archive.line import open_line
         from coopfs.store.open import open_store
 
         limits = {} if memory_len is None else {"memory_len": memory_len}
-        store = open_store(settings.store)
+        line = open_line(self.dirs, settings, self.limits, goes_first=goes_first)
+        store = open_store(settings.store, line)
         if settings.store.startswith("coop:"):
             from coopfs.ops.owner import lend_owner
 

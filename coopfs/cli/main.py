@@ -93,6 +93,18 @@ def _global_options() -> list[GlobalOption]:
             help="Read the passphrase from FILE (see coopfs(1) for other ways).",
             **shared,
         ),
+        *(
+            GlobalOption(
+                [f"--limit-{way}", f"limit_{way}"],
+                metavar="RATES",
+                help=f'Bits a second, and when: "10M, full 20:00-07:00" ({variable}).',
+                **shared,
+            )
+            for way, variable in (
+                ("upload", "COOPFS_LIMIT_UPLOAD"),
+                ("download", "COOPFS_LIMIT_DOWNLOAD"),
+            )
+        ),
         GlobalOption(["--json"], is_flag=True, help="Print JSON lines.", **shared),
         GlobalOption(
             ["-q", "--quiet"], is_flag=True, help="Print errors and warnings only.", **shared

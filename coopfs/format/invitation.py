@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from blake3 import blake3
 
+from coopfs.bandwidth import Schedule
 from coopfs.errors import ObjectCorrupt, UsageError
 from coopfs.format import encoding
 from coopfs.format.codes import decode_code, encode_code
@@ -31,6 +32,7 @@ OWNERS_MAX: Final = 16
 QUOTA_MAX: Final = 1 << 62  # bytes
 RETENTION_DAYS_MAX: Final = 3650
 NAME_LEN_MAX: Final = 64
+RATE_LEN_MAX: Final = 200  # characters of a schedule
 _CODE_CONTEXT: Final = "coopfs 1 invitation checksum"
 _WORDS_CONTEXT: Final = "coopfs 1 introduction"
 _FIXED: Final = struct.Struct(f">B{PIN_LEN}s{TOKEN_LEN}sQH")
@@ -137,6 +139,8 @@ class Introduction:
     endpoint: Endpoint | None  # of its server; None: nobody reaches it, it dials
     quota: int  # bytes it keeps for the other side
     retention_days: int  # how long what the other side deletes stays in its trash
+    receive_rate: str = ""  # a schedule: how fast the other side may upload, and when
+    send_rate: str = ""  # ... and read
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,12 +226,14 @@ def _fields(told: Introduction) -> encoding.Fields:
             5: str(told.endpoint) if told.endpoint else None,
             6: told.quota,
             7: told.retention_days,
+            8: told.receive_rate or None,
+            9: told.send_rate or None,
         }
     )
 
 
 def _introduction(value: object, what: str) -> Introduction:
-    f = encoding.fields_of(value, what, frozenset(range(8)))
+    f = encoding.fields_of(value, what, frozenset(range(10)))
     return Introduction(
         name=_checked(check_partner_name, encoding.text(f, 0, what, NAME_LEN_MAX), what),
         path=_checked(check_partner_name, encoding.text(f, 1, what, NAME_LEN_MAX), what),
@@ -237,7 +243,15 @@ def _introduction(value: object, what: str) -> Introduction:
         endpoint=_endpoint(encoding.text(f, 5, what, 300), what) if 5 in f else None,
         quota=encoding.u64(f, 6, what, QUOTA_MAX),
         retention_days=encoding.u64(f, 7, what, RETENTION_DAYS_MAX),
+        receive_rate=_rate(f, 8, what),
+        send_rate=_rate(f, 9, what),
     )
+
+
+def _rate(f: encoding.Fields, key: int, what: str) -> str:
+    if key not in f:
+        return ""
+    return _checked(Schedule.parse, encoding.text(f, key, what, RATE_LEN_MAX), what).text
 
 
 def _certificate(what: str) -> Callable[[object], bytes]:

@@ -29,9 +29,14 @@ class Receipt:
     time_ns: int  # by the server's clock, when the object was durable
 
 
+def receipt_body(receipt: Receipt) -> bytes:
+    """Return the canonical bytes that are signed."""
+    return encoding.encode({0: receipt.kind, 1: receipt.name, 2: receipt.size, 3: receipt.time_ns})
+
+
 def sign_receipt(receipt: Receipt, signer: SigningKey) -> bytes:
     """Return *receipt* as it is sent: its canonical body, then the server's signature."""
-    body = encoding.encode({0: receipt.kind, 1: receipt.name, 2: receipt.size, 3: receipt.time_ns})
+    body = receipt_body(receipt)
     return body + signer.sign(SIGN_RECEIPT, body)
 
 

@@ -62,6 +62,18 @@ def introduce_owner(store: Store, ring: KeyRing) -> None:
         store.enrol(certificate, Right.OWNER)
 
 
+def give_up_ownership(store: CoopStore, ring: KeyRing) -> None:
+    """Have the partner know the archive's owner no longer; the next one may be another's.
+
+    Raises:
+        WrongKey: the admin key is not on this machine.
+        StoreDenied: that owner is not known there.
+    """
+    owner = owner_of(ring)
+    store.lend_owner(lambda: owner)
+    store.let_out(ssl.PEM_cert_to_DER_cert(owner.cert_pem), Right.OWNER)
+
+
 def act_as_owner(store: Store, admin: SigningKey) -> None:
     """Let *store*, if it is a partner's, do everything as the owner from now on.
 

@@ -18,6 +18,7 @@ from typing import Final
 import trio
 
 from coopfs.archive.words import digest_words
+from coopfs.bandwidth import Schedule
 from coopfs.dirs import Dirs
 from coopfs.errors import ConfigError, NotFound, StoreIdentity, StoreUnavailable, UsageError
 from coopfs.format.invitation import (
@@ -34,7 +35,13 @@ from coopfs.server.dialling import DialPlace, remove_dial_place, save_dial_place
 from coopfs.server.inviting import listen_at, wait_for_partner
 from coopfs.server.ownership import hand_over
 from coopfs.server.serve import IDENTITY_FILE
-from coopfs.server.settings import PartnerSettings, change_partner, partner_folder
+from coopfs.server.settings import (
+    SETTINGS_FILE,
+    PartnerSettings,
+    change_partner,
+    load_partner,
+    partner_folder,
+)
 from coopfs.store.accepting import Acceptance
 from coopfs.store.partners import (
     IDENTITY_FOLDER,
@@ -57,6 +64,8 @@ class Terms:
     quota: int  # bytes we keep for the partner
     retention_days: int  # how long what the partner deletes stays in its trash here
     root: Path  # of our server
+    receive_rate: str | None = None  # a schedule: how fast it may upload here; None: as before
+    send_rate: str | None = None  # ... and read
     owner_certificates: tuple[str, ...] = ()  # PEM, of the archives' owner here
     is_again: bool = False  # the partner was set up anew: it may have another certificate
 
@@ -183,6 +192,7 @@ def accept(dirs: Dirs, terms: Terms, invitation: Invitation) -> Paired:
 
 def _introduction(dirs: Dirs, terms: Terms, partner: str) -> Introduction:
     server = server_identity(terms.root)
+    receive_rate, send_rate = _rates(terms, partner)
     writer = load_or_make_identity(dirs.config / writer_identity_of(partner))
     return Introduction(
         name=terms.own_name,
@@ -193,7 +203,22 @@ def _introduction(dirs: Dirs, terms: Terms, partner: str) -> Introduction:
         endpoint=terms.endpoint,
         quota=terms.quota,
         retention_days=terms.retention_days,
+        receive_rate=receive_rate,
+        send_rate=send_rate,
     )
+
+
+def _rates(terms: Terms, partner: str) -> tuple[str, str]:
+    """Return the rates granted to *partner*: as the terms say, else as they were."""
+    before = PartnerSettings(partner)
+    if (partner_folder(terms.root, partner) / SETTINGS_FILE).exists():
+        before = load_partner(terms.root, partner)
+    wanted = (
+        (terms.receive_rate, before.receive_rate),
+        (terms.send_rate, before.send_rate),
+    )
+    receive, send = (old if new is None else Schedule.parse(new).text for new, old in wanted)
+    return receive, send
 
 
 def _keep(dirs: Dirs, terms: Terms, name: str, told: Introduction, words: str) -> Paired:
@@ -201,6 +226,7 @@ def _keep(dirs: Dirs, terms: Terms, name: str, told: Introduction, words: str) -
     writer = _pem(told.writer_certificate, "the partner's writer certificate")
     owners = tuple(_pem(der, "the partner's owner certificate") for der in told.owner_certificates)
     server = _pem(told.server_certificate, "the partner's server certificate")
+    receive_rate, send_rate = _rates(terms, name)
 
     def grant(before: PartnerSettings) -> PartnerSettings:
         return replace(
@@ -214,6 +240,8 @@ def _keep(dirs: Dirs, terms: Terms, name: str, told: Introduction, words: str) -
             retention_days=max(
                 terms.retention_days, before.retention_days if before.writers else 0
             ),
+            receive_rate=receive_rate,
+            send_rate=send_rate,
         )
 
     access = PartnerAccess(
@@ -225,6 +253,8 @@ def _keep(dirs: Dirs, terms: Terms, name: str, told: Introduction, words: str) -
         identity=writer_identity_of(name),
         quota=told.quota,
         retention_days=told.retention_days,
+        receive_rate=told.receive_rate,
+        send_rate=told.send_rate,
         dials=terms.endpoint is None,
     )
     granted = change_partner(terms.root, name, grant)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -42,6 +42,7 @@ from coopfs.store.partners import (
     remove_access,
     save_access,
 )
+from coopfs.store.receipts import ReceiptBook, ReceiptSums, SignedReceipt
 
 _REMOVED: Final = f"{TEMPORARY_PREFIX}removed-"
 
@@ -120,6 +121,34 @@ def ask_status(name: str) -> PartnerStatus:
     """
     with open_coop(f"coop://{name}") as store:
         return store.status()
+
+
+def read_receipts(
+    dirs: Dirs, name: str, objects: Sequence[str] = (), since_ns: int | None = None
+) -> list[SignedReceipt]:
+    """Return what the partner's server has signed for us, the oldest first; nobody is asked.
+
+    Raises:
+        NotFound: we have no store there, nor had one.
+        UsageError: *objects* are no names.
+        ConfigError: the receipts cannot be read.
+    """
+    book = ReceiptBook(dirs, name)
+    if not book.path.exists():
+        load_access(dirs, name)
+    try:
+        return book.receipts(objects, since_ns)
+    finally:
+        book.close()
+
+
+def sum_receipts(dirs: Dirs, name: str) -> ReceiptSums:
+    """Return how many receipts of the partner there are (ConfigError)."""
+    book = ReceiptBook(dirs, name)
+    try:
+        return book.sums()
+    finally:
+        book.close()
 
 
 def undelete(name: str, since_ns: int | None) -> Undeleted:
@@ -209,6 +238,31 @@ def raise_retention(name: str, days: int, lend: Callable[[CoopStore], None]) -> 
         return store.status().retention_days
 
 
+def disown(name: str, give_up: Callable[[CoopStore], None]) -> None:
+    """Have the partner know the owner of what lies there no longer; *give_up* does it.
+
+    Raises:
+        NotFound: we have no store there.
+        WrongKey, StoreDenied: the admin key is not here, or not the owner's there.
+        StoreError: the partner is not there, or refuses.
+    """
+    with open_coop(f"coop://{name}") as store:
+        give_up(store)
+
+
+def archives_at(dirs: Dirs, name: str) -> list[str]:
+    """Return the archives of this machine that lie at the partner's (ConfigError)."""
+    found = []
+    for archive in archive_names(dirs):
+        try:
+            store = load_settings(dirs, archive).store
+        except CoopfsError:
+            continue
+        if store.rstrip("/") == f"coop://{name}":
+            found.append(archive)
+    return found
+
+
 # --- ending ---------------------------------------------------------------------
 
 
@@ -242,13 +296,8 @@ def check_removable(dirs: Dirs, root: Path, name: str, *, with_data: bool) -> li
     is_known = name in partner_names(dirs)
     if not is_known and not partner_folder(root, check_partner_name(name)).exists():
         raise NotFound(f"no partner is called {name!r} here")
-    for archive in archive_names(dirs):
-        try:
-            store = load_settings(dirs, archive).store
-        except CoopfsError:
-            continue
-        if store.rstrip("/") == f"coop://{name}":
-            doubts.append(f"the archive {archive!r} lies at this partner's, and is lost to us here")
+    for archive in archives_at(dirs, name):
+        doubts.append(f"the archive {archive!r} lies at this partner's, and is lost to us here")
     if with_data and _is_granted(root, name):
         until = load_partner(root, name).keeps_until
         today = datetime.now(UTC).date().isoformat()

@@ -19,6 +19,7 @@ from typing import Final
 from coopfs.archive.archive import Archive
 from coopfs.archive.keyring import load_keyring
 from coopfs.archive.kit import PartnerPlace
+from coopfs.archive.line import Limits, open_line
 from coopfs.archive.settings import ArchiveSettings, check_archive_name
 from coopfs.archive.snapshots import Snapshot
 from coopfs.archive.words import heads_fingerprint
@@ -87,8 +88,9 @@ def recover(
     request: RecoverRequest,
     new_passphrase: Callable[[], str | None],
     passphrase: Callable[[str], str],
+    limits: Limits | None = None,
 ) -> Recovered:
-    """Set the archive up on this host as its lost owner's.
+    """Set the archive up on this host as its lost owner's; *limits* hold meanwhile.
 
     Raises:
         UsageError: the kit does not say where the partner is, or a name is taken.
@@ -126,7 +128,8 @@ def recover(
     )
     settings = joined.settings
     ring = load_keyring(dirs, settings, passphrase)
-    store = open_store(settings.store)
+    line = open_line(dirs, settings, limits or Limits(), goes_first=True)
+    store = open_store(settings.store, line)
     try:
         archive = Archive.open(dirs, settings, ring, store)
     except BaseException:

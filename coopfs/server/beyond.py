@@ -106,10 +106,14 @@ def _enrol(exchange: Exchange, visitor: Visitor) -> Steps:
     body = yield from exchange.receive_whole()
     root = visitor.desk.depot.folder.parent.parent
     is_owner = visitor.role is Role.ADMIN
-    enrol(root, visitor.desk.name, body, is_owner=is_owner)
-    log.warning(
-        "%s: another certificate was let in, by the %s", visitor.desk.name, visitor.role.value
-    )
+    before = visitor.desk.settings.pins
+    after = enrol(root, visitor.desk.name, body, is_owner=is_owner).pins
+    for pins, what in ((after - before, "in"), (before - after, "out")):
+        for pin in sorted(pins):
+            log.warning(
+                "%s: certificate %s was let %s, by the %s",
+                *(visitor.desk.name, pin[:16], what, visitor.role.value),
+            )
     # Before the answer: whoever is let in may come at once.
     visitor.desk.house.reload_now()
     yield from exchange.answer(HTTPStatus.OK)

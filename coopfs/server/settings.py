@@ -11,8 +11,8 @@ import hashlib
 import os
 import re
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -107,6 +107,30 @@ class PartnerSettings:
             if not _SHA256.match(token):
                 raise UsageError("a token is kept as its SHA-256 in hex, not as itself")
         return self
+
+
+def without_certificates(settings: PartnerSettings, pins: Sequence[str]) -> PartnerSettings:
+    """Return *settings* without the writers and admins whose pins, or their beginnings, these are.
+
+    Raises:
+        UsageError: none, or more than one, is meant.
+    """
+    for wanted in pins:
+        known = [*settings.writers, *settings.admins]
+        digits = wanted.lower().replace(":", "")
+        meant = {pem for pem in known if digits and pin_of_pem(pem).startswith(digits)}
+        if len(meant) != 1:
+            shown = ", ".join(sorted(settings.writer_pins | settings.admin_pins)) or "none"
+            raise UsageError(
+                f"{wanted!r} is the beginning of {len(meant)} certificates of partner "
+                f"{settings.name!r}; there is: {shown}"
+            )
+        settings = replace(
+            settings,
+            writers=tuple(pem for pem in settings.writers if pem not in meant),
+            admins=tuple(pem for pem in settings.admins if pem not in meant),
+        )
+    return settings
 
 
 def check_partner_name(name: str) -> str:

@@ -22,6 +22,7 @@ from coopfs.objects import CONFIG as CONFIG
 from coopfs.objects import CONFIG_LEN_MAX as CONFIG_LEN_MAX
 from coopfs.objects import KINDS as KINDS
 from coopfs.objects import parse_object_name as parse_object_name
+from coopfs.store.line import Line
 
 # Bytes one get() may ask for.  The largest objects are packs (16 MiB, or one big
 # chunk) and index objects (tens of MiB): more is a hostile or broken store that
@@ -68,6 +69,13 @@ class Store(ABC):
     is_local: bool  # True: reading is as cheap as a local file, a disk cache gains nothing
     is_durable: bool  # True: once put() has returned, the object survives a power cut
     can_prove: bool = False  # True: prove() asks whoever keeps it for a proof of possession
+
+    def keep_to(self, line: Line) -> None:
+        """Move bodies at the pace of *line* from now on, and close it with the store.
+
+        A local store moves none over any line, and may leave it at that.
+        """
+        return
 
     @abstractmethod
     def get(self, kind: Kind, name: bytes, offset: int = 0, length: int | None = None) -> bytes:

@@ -24,6 +24,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from coopfs.errors import ObjectCorrupt, ObjectNotFound, UsageError
 from coopfs.store.cloudaddress import AZ, GS, CloudAddress
 from coopfs.store.clouderrors import status_of, translated
+from coopfs.store.line import FREE_LINE, Pace
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta, PutMode
@@ -64,6 +65,7 @@ class Bucket:
             UsageError: what the environment or the address says makes no client.
         """
         self._address = address.text
+        self.line = FREE_LINE  # at whose pace objects are received
         self._reads = _client(address, retry_s, read_timeout_s=READ_TIMEOUT_S)
         self._writes = _client(address, retry_s, read_timeout_s=None)
 
@@ -93,7 +95,9 @@ class Bucket:
         with self._translated(label):
             answer = obstore.get(self._reads, key)
             size = answer.meta["size"]
-            return (_body(answer, size, label) if size <= size_max else b""), size
+            if size > size_max:
+                return b"", size
+            return _body(answer, size, label, self.line.down), size
 
     def get_range(
         self, key: str, label: str, start: int, length: int | None
@@ -120,7 +124,7 @@ class Bucket:
             start, end = answer.range
             if length is not None and end - start > length:
                 raise _too_much(label, length)
-            return _body(answer, end - start, label), answer.meta["size"]
+            return _body(answer, end - start, label, self.line.down), answer.meta["size"]
 
     def put(
         self, key: str, label: str, pieces: Sequence[memoryview], *, is_conditional: bool
@@ -177,13 +181,15 @@ class Bucket:
             raise translated(exc, label, self._address) from exc
 
 
-def _body(answer: GetResult, length: int, label: str) -> bytes:
+def _body(answer: GetResult, length: int, label: str, pace: Pace) -> bytes:
     """Return what came, at most *length* bytes: a hostile service may send without an end."""
     parts: list[bytes] = []
     left = length
-    for part in answer.stream(min_chunk_size=length + 1):
+    piece_len = pace.piece_len(length)
+    for part in answer.stream(min_chunk_size=length + 1 if piece_len == length else piece_len):
         parts.append(part)
         left -= len(part)
+        pace.passed(len(part))
         if left < 0:
             raise _too_much(label, length)
     return parts[0] if len(parts) == 1 else b"".join(parts)

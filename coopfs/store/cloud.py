@@ -41,6 +41,7 @@ from coopfs.store.base import (
 )
 from coopfs.store.cloudaddress import CloudAddress, parse_cloud_address
 from coopfs.store.inflight import InFlight
+from coopfs.store.line import FREE_LINE, Line
 from coopfs.store.retry import Retrier
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ class CloudStore(Store):
         )
         self._is_seen = is_new  # is known to be a store, or is to become one
         self._is_conditional = self._place.is_conditional
+        self._line = FREE_LINE
+
+    def keep_to(self, line: Line) -> None:
+        """See :meth:`Store.keep_to`; obstore takes an object whole, so puts are paced by those."""
+        self._line = self._bucket.line = line
 
     @classmethod
     def open(cls, address: str) -> Self:
@@ -121,12 +127,16 @@ class CloudStore(Store):
     def get(self, kind: Kind, name: bytes, offset: int = 0, length: int | None = None) -> bytes:
         """See :meth:`Store.get`."""
         key, label = _key(kind, name), object_label(kind, name)
+        if kind is Kind.DATA:
+            self._line.reading()
         return self._read(label, lambda: self._get_range(key, label, offset, length))
 
     def put(self, kind: Kind, name: bytes, data: Payload) -> None:
         """See :meth:`Store.put`."""
         key, label, pieces = _key(kind, name), object_label(kind, name), pieces_of(data)
+        self._line.up.piece_len(0)  # if only to see that somebody reads
         self._write(label, lambda: self._put_once(key, label, pieces))
+        self._line.up.passed(sum(map(len, pieces)))
 
     def list(self, kind: Kind) -> Iterator[ObjectInfo]:
         """See :meth:`Store.list`."""
@@ -186,6 +196,7 @@ class CloudStore(Store):
 
     def close(self) -> None:
         """See :meth:`Store.close`."""
+        self._line.close()
         self._retrier.close()
         self._requests.close()
 

@@ -7,35 +7,51 @@ identity, once it was lent.  coopfs-format(5), "Beyond REST".
 
 from __future__ import annotations
 
+import base64
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
+from functools import cached_property
 from typing import Final
 
 from coopfs.dirs import Dirs
-from coopfs.errors import NotAStore, StoreDenied, StoreError, UsageError
+from coopfs.errors import (
+    CoopfsError,
+    NotAStore,
+    ObjectCorrupt,
+    StoreDenied,
+    StoreError,
+    UsageError,
+)
 from coopfs.format import encoding
-from coopfs.identity import Identity, load_identity
+from coopfs.format.keys import SIGNATURE_LEN
+from coopfs.format.receipt import open_receipt
+from coopfs.identity import Identity, load_identity, public_key_of
 from coopfs.ids import ObjectId
-from coopfs.store.base import Kind, created, object_hex, parse_object_name
+from coopfs.store.base import Kind, created, object_hex, object_label, parse_object_name
 from coopfs.store.coopstatus import PartnerStatus, load_contact, note_audit, save_contact
 from coopfs.store.http import STALL_S, Answer, Endpoint, HttpPool, Requests, certificate_trust
+from coopfs.store.line import Line
 from coopfs.store.partners import (
     PartnerAccess,
     identity_path,
     load_access,
     partner_of_address,
 )
+from coopfs.store.receipts import ReceiptBook, SignedReceipt
 from coopfs.store.rest import FEATURES_HEADER, RestStore
 from coopfs.store.retry import Patience
 
 STATUS_LEN_MAX: Final = 1 << 20  # bytes
 NAMES_MAX: Final = 10_000  # of one request to undelete
 PROOF_LEN: Final = 32
+
+log = logging.getLogger(__name__)
 
 LoadOwner = Callable[[], Identity | None]
 
@@ -72,6 +88,8 @@ class CoopStore(RestStore):
         self._clock_ahead_s: float | None = None
         self._contact_ns = 0
         self._status: PartnerStatus | None = None
+        self._book: ReceiptBook | None = None
+        self._has_complained = False  # of a receipt that is none
         address = f"coop://{access.name}"
         super().__init__(address, _pool(access, identity, patience), f"/{access.path}/", patience)
 
@@ -100,7 +118,14 @@ class CoopStore(RestStore):
                         'which is not on this machine; bring it here with "coopfs key online"'
                     )
                 self._owner_pool = _pool(self.partner, identity, self._patience)
+                self._owner_pool.line = self._line
             return self._owner_pool
+
+    def keep_to(self, line: Line) -> None:
+        """See :meth:`Store.keep_to`."""
+        super().keep_to(line)
+        if self._owner_pool is not None:
+            self._owner_pool.line = line
 
     def _pool_for(self, method: str) -> Requests:
         return self._owner() if self._is_owner or method == "DELETE" else self._pool
@@ -121,11 +146,17 @@ class CoopStore(RestStore):
         super().close()
         if self._owner_pool is not None:
             self._owner_pool.close()
+        if self._book is not None:
+            self._book.close()
         self._remember()
 
     def remember_in(self, dirs: Dirs) -> None:
-        """Keep in the state folder when the partner last answered, once this is closed."""
+        """Keep in the state folder what the partner signs, and when it last answered.
+
+        The latter once this is closed.
+        """
         self._dirs = dirs
+        self._book = ReceiptBook(dirs, self.partner.name)
 
     def _remember(self) -> None:
         if self._dirs is None or not self._contact_ns:
@@ -137,6 +168,35 @@ class CoopStore(RestStore):
             contact = contact.with_status(self._status)
         save_contact(self._dirs, self.partner.name, contact)
         self._contact_ns = 0
+
+    # --- receipts -------------------------------------------------------------------
+
+    def _receive(self, receipt: str, kind: Kind, name: bytes, size: int) -> None:
+        if self._book is None:
+            return
+        label = f"the receipt of {self.address} for {object_label(kind, name)}"
+        try:
+            data = base64.b64decode(receipt, validate=True)
+            opened = open_receipt(data, self._signer, label)
+            if (opened.kind, opened.name, opened.size) != (kind, name, size):
+                raise ObjectCorrupt(f"{label}: is for another object")
+        except (ValueError, CoopfsError) as exc:
+            # The object is there, as far as anybody can tell; only the proof is missing.
+            if not self._has_complained:
+                self._has_complained = True
+                log.warning("%s; it is not kept", exc)
+            return
+        self._book.keep(SignedReceipt(opened, data[-SIGNATURE_LEN:], self._signer))
+
+    @cached_property
+    def _signer(self) -> bytes:
+        return public_key_of(self.partner.certificate, f"partner {self.partner.name}")
+
+    def delete(self, kind: Kind, name: bytes) -> None:
+        """See :meth:`Store.delete`."""
+        super().delete(kind, name)
+        if self._book is not None:
+            self._book.drop(name)
 
     # --- beyond REST ----------------------------------------------------------------
 
@@ -235,6 +295,18 @@ class CoopStore(RestStore):
         if is_only_writer:
             asked[2] = True
         body = encoding.encode(asked)
+        self._ask("enrol", body, "the certificate")
+
+    def let_out(self, certificate_der: bytes, right: Right) -> None:
+        """Have a certificate lose its right: another machine's, or our own as the owner.
+
+        One that has it not is done.  Without any owner the next one a writer enrols is it.
+
+        Raises:
+            StoreDenied: only the owner may ask for it.
+        """
+        self.act_as_owner()
+        body = encoding.encode({0: int(right), 1: certificate_der, 3: True})
         self._ask("enrol", body, "the certificate")
 
     def _ask(self, what: str, body: bytes, label: str) -> bytes:

@@ -38,6 +38,7 @@ from coopfs.store.base import (
     range_len,
     size_conflict,
 )
+from coopfs.store.line import Line
 
 Operation = Literal["get", "put", "list", "size", "delete", "prove"]
 Place = Kind | Literal["config"]  # "config" for get_config() and put_config()
@@ -316,6 +317,10 @@ class FaultyStore(Store):
         """Answer for what it shows of the pack, as a keeper who has just that would."""
         with self._request("prove", Kind.DATA):
             return blake3(self.get(Kind.DATA, name), key=key).digest()
+
+    def keep_to(self, line: Line) -> None:
+        """See :meth:`Store.keep_to`."""
+        self.inner.keep_to(line)
 
     def delete(self, kind: Kind, name: bytes) -> None:
         """See :meth:`Store.delete`."""

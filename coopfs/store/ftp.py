@@ -66,7 +66,7 @@ class FtpFiles(RemoteFiles):
                     return b""
             data = self._begin(line, path, label, offset, length)
             buffer = bytearray(length)
-            if line.connection.receive_into(data, memoryview(buffer)) == length:
+            if line.connection.receive_into(data, memoryview(buffer), self.line.down) == length:
                 line.position += length
                 if line.position == size or length < _PARKED_LEN_MIN:
                     line.halt()  # nothing is left that could be read next, or nobody will
@@ -186,7 +186,7 @@ class FtpFiles(RemoteFiles):
     ) -> None:
         connection, aside = line.connection, line.absolute(temporary)
         try:
-            connection.send(aside, pieces)
+            connection.send(aside, pieces, self.line.up)
         except Refused as exc:
             if connection.size(aside) is not None:  # it was begun, so the disk is in the way
                 with suppress(Refused):

@@ -26,6 +26,7 @@ from coopfs.errors import (
 )
 from coopfs.store.ftpaddress import IMPLICIT_PORT, FtpAddress
 from coopfs.store.http import Trust
+from coopfs.store.line import FREE_LINE, Pace
 
 TIMEOUT_S: Final = 30  # of silence; a server that makes a pack durable needs a few
 _READ_LEN: Final = 256 << 10  # bytes asked of the socket at once
@@ -210,15 +211,19 @@ class FtpConnection:
         with self._translated(verb):
             return self._ftp.transfercmd(f"{verb} {_line(path)}", offset or None)
 
-    def receive_into(self, conn: socket.socket, view: memoryview) -> int:
+    def receive_into(
+        self, conn: socket.socket, view: memoryview, pace: Pace = FREE_LINE.down
+    ) -> int:
         """Fill *view*; return how many bytes came before the transfer ended."""
         done = 0
         with self._translated("receiving"):
             while done < len(view):
-                got = conn.recv_into(view[done : done + _READ_LEN])
+                wanted = pace.piece_len(min(_READ_LEN, len(view) - done))
+                got = conn.recv_into(view[done : done + wanted])
                 if not got:
                     break
                 done += got
+                pace.passed(got)
         return done
 
     def receive_all(self, conn: socket.socket) -> bytes:
@@ -237,14 +242,18 @@ class FtpConnection:
         with self._translated("the end of a transfer"):
             self._ftp.voidresp()
 
-    def send(self, path: str, pieces: Sequence[memoryview]) -> None:
+    def send(self, path: str, pieces: Sequence[memoryview], pace: Pace = FREE_LINE.up) -> None:
         """Store the pieces as *path* (Refused)."""
         with self._translated("STOR"):
             conn = self._ftp.transfercmd(f"STOR {_line(path)}")
             try:
                 for piece in pieces:
-                    for start in range(0, len(piece), _WRITE_LEN):
-                        conn.sendall(piece[start : start + _WRITE_LEN])
+                    start = 0
+                    while start < len(piece):
+                        end = start + pace.piece_len(min(_WRITE_LEN, len(piece) - start))
+                        conn.sendall(piece[start:end])
+                        pace.passed(end - start)
+                        start = end
                 if isinstance(conn, ssl.SSLSocket):
                     _say_goodbye(conn)
             except OSError as exc:

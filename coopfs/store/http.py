@@ -25,6 +25,7 @@ from coopfs import __version__
 from coopfs.errors import ConfigError, StoreError
 from coopfs.store.base import Payload, pieces_of
 from coopfs.store.httperrors import transport_error
+from coopfs.store.line import FREE_LINE, Line, Pace
 from coopfs.store.retry import Patience
 
 CONNECTIONS: Final = 8  # requests in flight to one server; more threads wait their turn
@@ -107,12 +108,19 @@ _FOREIGN: Final = (HTTPError, HTTPException, OSError)
 class Answer:
     """What the server said; its body may be read once, before it is closed."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse, label: str, where: str) -> None:
+    def __init__(
+        self,
+        response: urllib3.BaseHTTPResponse,
+        label: str,
+        where: str,
+        pace: Pace = FREE_LINE.down,
+    ) -> None:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self._response = response
         self._label = label
         self._where = where
+        self._pace = pace
 
     @property
     def body_len(self) -> int | None:
@@ -130,14 +138,22 @@ class Answer:
         if self.body_len is None:  # sent in pieces, by a proxy perhaps
             found = self.read_up_to(length + 1)
         elif self.body_len == length:
-            try:
-                found = self._response.read(decode_content=False)  # at once, so without a copy
-            except _FOREIGN as exc:
-                raise transport_error(exc, self._label, self._where) from exc
+            if self._pace.piece_len(length) < length:
+                found = self.read_up_to(length)
+            else:
+                found = self._read_at_once()
         else:
             raise self._another_length(length, self.body_len)
         if len(found) != length:
             raise self._another_length(length, len(found))
+        return found
+
+    def _read_at_once(self) -> bytes:
+        try:
+            found = self._response.read(decode_content=False)  # without a copy
+        except _FOREIGN as exc:
+            raise transport_error(exc, self._label, self._where) from exc
+        self._pace.passed(len(found))
         return found
 
     def _another_length(self, expected: int, found: int) -> StoreError:
@@ -151,12 +167,16 @@ class Answer:
         parts: list[bytes] = []
         left = limit
         try:
-            while left > 0 and (part := self._response.read(left, decode_content=False)):
+            while left > 0 and (part := self._read_part(left)):
                 parts.append(part)
                 left -= len(part)
+                self._pace.passed(len(part))
         except _FOREIGN as exc:
             raise transport_error(exc, self._label, self._where) from exc
         return b"".join(parts)
+
+    def _read_part(self, wanted: int) -> bytes:
+        return self._response.read(self._pace.piece_len(wanted), decode_content=False)
 
     def close(self) -> None:
         """Give the connection back, or close it when too much of the answer is left."""
@@ -183,6 +203,8 @@ class Answer:
 
 class Requests(Protocol):
     """Who makes the requests: an :class:`HttpPool`, or what starts a server first."""
+
+    line: Line  # at whose pace bodies move
 
     def request(
         self,
@@ -213,6 +235,7 @@ class HttpPool:
     ) -> None:
         """*where* names the server in messages; *headers* go with every request."""
         self.where = where
+        self.line = FREE_LINE
         self._headers = {"User-Agent": f"coopfs/{__version__}", **(headers or {})}
         self._timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, stall_s), read=stall_s)
         self._pool = _make_pool(endpoint, trust)
@@ -245,7 +268,7 @@ class HttpPool:
             response = self._pool.urlopen(
                 method,
                 path,
-                body=None if body is None else _slices(pieces),
+                body=None if body is None else _slices(pieces, self.line.up),
                 headers=sent,
                 retries=False,
                 redirect=False,
@@ -255,17 +278,21 @@ class HttpPool:
             )
         except _FOREIGN as exc:
             raise transport_error(exc, label, self.where) from exc
-        return Answer(response, label, self.where)
+        return Answer(response, label, self.where, self.line.down)
 
     def close(self) -> None:
         """Close what is idle now, and what is busy when it is done.  May be called again."""
         self._pool.close()
 
 
-def _slices(pieces: Iterable[memoryview]) -> Iterator[Any]:  # urllib3 types bytes only
+def _slices(pieces: Iterable[memoryview], pace: Pace) -> Iterator[Any]:  # urllib3 types bytes only
     for piece in pieces:
-        for begin in range(0, len(piece), SLICE_LEN):
-            yield piece[begin : begin + SLICE_LEN]
+        begin = 0
+        while begin < len(piece):
+            end = begin + pace.piece_len(min(SLICE_LEN, len(piece) - begin))
+            yield piece[begin:end]
+            pace.passed(end - begin)
+            begin = end
 
 
 # --- connections --------------------------------------------------------------------

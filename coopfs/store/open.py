@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from coopfs.errors import UsageError
 from coopfs.store.base import Store
+from coopfs.store.line import FREE_LINE, Line
 from coopfs.store.local import LocalStore
 
 
@@ -88,8 +89,10 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _PREFIXED = re.compile(r"([^/:]+):(.*)", re.DOTALL)
 
 
-def open_store(address: str) -> Store:
+def open_store(address: str, line: Line = FREE_LINE) -> Store:
     """Open the store at *address*: a path, or what coopfs(1) lists under "STORE".
+
+    One elsewhere keeps to the pace of *line*.
 
     A store elsewhere may be connected to only when it is first used; what is raised here
     may then be raised by that first call.
@@ -100,7 +103,9 @@ def open_store(address: str) -> Store:
         StoreError: it cannot be reached or looked at.
     """
     if scheme := _scheme_of(address):
-        return scheme.open(address)
+        store = scheme.open(address)
+        store.keep_to(line)
+        return store
     return LocalStore(_local_path(address), address=address)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from coopfs.bandwidth import Schedule
 from coopfs.dirs import Dirs, make_private_folder, sync_folder, write_private
 from coopfs.errors import ConfigError, FormatUnsupported, NotFound, UsageError
 from coopfs.format.invitation import Endpoint, check_partner_name, parse_endpoint
@@ -36,6 +37,8 @@ class PartnerAccess:
     identity: str  # file of ours, in the config folder unless absolute
     quota: int | None = None  # bytes the partner promised; None: unknown
     retention_days: int | None = None  # how long what we delete can be had back
+    receive_rate: str = ""  # a schedule: how fast we may upload, as told at pairing
+    send_rate: str = ""  # ... and read
     dials: bool = False  # our server is reached by nobody: it dials out to the partner's
 
     @property
@@ -129,6 +132,8 @@ def save_access(dirs: Dirs, access: PartnerAccess, *, replace: bool = True) -> N
         "identity": access.identity,
         "quota": access.quota,
         "retention_days": access.retention_days,
+        "receive_rate": access.receive_rate or None,
+        "send_rate": access.send_rate or None,
         "dials": access.dials or None,
         "pin": access.pin,
         "certificate": access.certificate,
@@ -197,6 +202,8 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> PartnerAccess:
         identity=take("identity", str),
         quota=take("quota", int, is_needed=False),
         retention_days=take("retention_days", int, is_needed=False),
+        receive_rate=Schedule.parse(take("receive_rate", str, is_needed=False) or "").text,
+        send_rate=Schedule.parse(take("send_rate", str, is_needed=False) or "").text,
         dials=bool(take("dials", bool, is_needed=False)),
     )
     if rest:

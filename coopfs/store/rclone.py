@@ -25,6 +25,7 @@ from typing import Final
 from coopfs.errors import StoreError, StoreUnavailable, UsageError
 from coopfs.store.base import Payload, created
 from coopfs.store.http import Answer, Endpoint, HttpPool, stall_s
+from coopfs.store.line import FREE_LINE
 from coopfs.store.rest import RestStore
 from coopfs.store.retry import Patience
 from coopfs.store.shown import shown_address
@@ -109,6 +110,7 @@ class RcloneServer:
         self._has_unix_sockets = True  # until we know better
         self._has_served = False
         self._is_closed = False
+        self.line = FREE_LINE
 
     def request(
         self,
@@ -125,6 +127,7 @@ class RcloneServer:
             StoreError: rclone cannot serve that remote.
         """
         pool = self._running(label)
+        pool.line = self.line
         return pool.request(method, path, label, headers=headers, body=body)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coopfs.errors import ObjectCorrupt
+from coopfs.store.line import FREE_LINE, Line
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class RemoteFiles(ABC):
     """
 
     is_durable: bool  # True: what write_new() made survives a power cut
+    line: Line = FREE_LINE  # at whose pace content moves
 
     @abstractmethod
     def read(self, path: str, label: str, offset: int, length: int | None) -> bytes:

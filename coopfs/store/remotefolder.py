@@ -41,6 +41,7 @@ from coopfs.store.base import (
     range_len,
     size_conflict,
 )
+from coopfs.store.line import Line
 from coopfs.store.remotefiles import FileInfo, RemoteFiles, plain_size
 from coopfs.store.retry import Retrier
 
@@ -77,12 +78,18 @@ class RemoteFolderStore(Store):
         """Whether the other side makes files durable on request."""
         return self._retrier.read(self.address, lambda: self._files.is_durable)
 
+    def keep_to(self, line: Line) -> None:
+        """See :meth:`Store.keep_to`."""
+        self._files.line = line
+
     # --- objects --------------------------------------------------------------------
 
     def get(self, kind: Kind, name: bytes, offset: int = 0, length: int | None = None) -> bytes:
         """See :meth:`Store.get`."""
         path, label = self._path(kind, name), object_label(kind, name)
         range_len(label, 1 << 80, min(offset, 0), min(length or 0, 0))  # negative ones
+        if kind is Kind.DATA:
+            self._files.line.reading()
 
         def read() -> bytes:
             with self._translated(label):
@@ -188,6 +195,7 @@ class RemoteFolderStore(Store):
     def close(self) -> None:
         """See :meth:`Store.close`."""
         self._is_closed = True
+        self._files.line.close()
         self._retrier.close()
         self._files.close()
 

@@ -31,10 +31,12 @@ from coopfs.store.base import (
 )
 from coopfs.store.http import Answer, Requests
 from coopfs.store.httperrors import status_error
+from coopfs.store.line import FREE_LINE, Line
 from coopfs.store.restaddress import parse_address
 from coopfs.store.restlist import LIST_LEN_MAX, MEDIA_TYPE, parse_listing
 from coopfs.store.retry import Patience, Retrier
 
+RECEIPT_HEADER: Final = "X-Coopfs-Receipt"  # coopfs-format(5), "Receipt"
 FEATURES_HEADER: Final = "X-Coopfs"  # "1" from coopfs serve: it never replaces an object
 _OFFSET_MAX: Final = 1 << 62  # beyond it servers do not agree on what a number is
 _LIST_MISSES_MAX: Final = 3
@@ -58,11 +60,16 @@ class RestStore(Store):
         """*address* is shown, without secrets; *path*, quoted, begins and ends with a slash."""
         self.address = address
         self._pool = pool
+        self._line = FREE_LINE
         self._base = path
         self._retrier = Retrier(patience)
         # Does the server refuse to replace an object?  Known only from coopfs serve.
         self._never_replaces = False
         self._is_rclone = False
+
+    def keep_to(self, line: Line) -> None:
+        """See :meth:`Store.keep_to`."""
+        self._line = self._pool.line = line
 
     # --- objects ----------------------------------------------------------------
 
@@ -71,6 +78,8 @@ class RestStore(Store):
         path, label = self._path(kind, name), object_label(kind, name)
         if offset < 0 or (length is not None and length < 0):
             range_len(label, 0, offset, length)  # says so
+        if kind is Kind.DATA:
+            self._line.reading()
         return self._retrier.read(label, lambda: self._get(path, label, offset, length))
 
     def size(self, kind: Kind, name: bytes) -> int:
@@ -86,6 +95,8 @@ class RestStore(Store):
         path, label = self._path(kind, name), object_label(kind, name)
         upload = _Upload(self, path, label, pieces_of(data))
         self._retrier.write(label, upload.attempt)
+        if upload.receipt:
+            self._receive(upload.receipt, kind, name, upload.size)
 
     def list(self, kind: Kind) -> Iterator[ObjectInfo]:
         """See :meth:`Store.list`; the whole listing is in memory before the first is yielded."""
@@ -170,6 +181,7 @@ class RestStore(Store):
 
     def close(self) -> None:
         """See :meth:`Store.close`."""
+        self._line.close()
         self._retrier.close()
         self._pool.close()
 
@@ -182,6 +194,9 @@ class RestStore(Store):
         elif answer.headers.get("Server", "").startswith("rclone/"):
             self._is_rclone = True
             self.is_durable = False
+
+    def _receive(self, receipt: str, kind: Kind, name: bytes, size: int) -> None:
+        """Take what the server signed, in base64, about an object put; for subclasses to keep."""
 
     def _pool_for(self, method: str) -> Requests:
         """Return who makes requests of *method*; for subclasses to choose by it."""
@@ -332,7 +347,8 @@ class _Upload:
         self._path = path
         self._label = label
         self._pieces = pieces
-        self._size = sum(map(len, pieces))
+        self.size = sum(map(len, pieces))
+        self.receipt = ""  # what the server signed, if it did
         self._attempts = 0
 
     def attempt(self) -> None:
@@ -345,6 +361,7 @@ class _Upload:
         with store._request("POST", self._path, self._label, body=self._pieces) as answer:
             if answer.status not in _TAKEN:
                 store._expect(answer, self._label)
+                self.receipt = answer.headers.get(RECEIPT_HEADER, "")
                 return
             denied = store._error(answer, self._label)
         # That is how servers say that the name is taken, and how they say no.
@@ -358,11 +375,11 @@ class _Upload:
             found = store._size(self._path, self._label)
         except ObjectNotFound:
             return False
-        if found == self._size:
+        if found == self.size:
             return True
-        if store._is_rclone and found < self._size and self._is_cut_off(found):
+        if store._is_rclone and found < self.size and self._is_cut_off(found):
             return False
-        raise size_conflict(self._label, found, self._size)
+        raise size_conflict(self._label, found, self.size)
 
     def _is_cut_off(self, found: int) -> bool:
         """Tell whether the *found* bytes there are the beginning of ours.

@@ -52,7 +52,7 @@ class SftpFiles(RemoteFiles):
     def read(self, path: str, label: str, offset: int, length: int | None) -> bytes:
         """See :meth:`RemoteFiles.read`."""
         with self._session(0 if length is None else length) as session:
-            return session.read(path, label, offset, length)
+            return session.read(path, label, offset, length, self.line.down)
 
     def look(self, path: str) -> FileInfo | None:
         """See :meth:`RemoteFiles.look`."""
@@ -69,7 +69,9 @@ class SftpFiles(RemoteFiles):
     ) -> FileInfo | None:
         """See :meth:`RemoteFiles.write_new`."""
         with self._session(sum(map(len, pieces))) as session:
-            found = session.write_new(temporary, path, pieces, new_folder=new_folder)
+            found = session.write_new(
+                temporary, path, pieces, new_folder=new_folder, pace=self.line.up
+            )
             self._may_link = session.has_links
             return found
 

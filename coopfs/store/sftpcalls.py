@@ -5,7 +5,7 @@ Owns the translation of its refusals; what does not parse ends the connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from coopfs.errors import CoopfsError, StoreDenied, StoreError, StoreFull, StoreUnavailable
@@ -124,6 +124,69 @@ class SftpCalls:
             if isinstance(meant, FileNotFoundError):
                 return False
             raise meant from exc
+
+    def close_handles(self, handles: Sequence[bytes]) -> None:
+        """Let the server close *handles*."""
+        # Nobody waits for the answers: whoever reads next takes them in.
+        if handles and self.channel.is_usable:
+            try:
+                self.channel.send([wire.close(handle) for handle in handles])
+            except StoreUnavailable:
+                return  # and the handles went with the line
+
+    def list_folders(self, paths: Sequence[str]) -> list[list[FileInfo] | None]:
+        """See :meth:`RemoteFiles.list_folders`; all of them take the same round trips."""
+        replies = map(self.channel.finish, self.channel.send([*map(wire.open_folder, paths)]))
+        listings: list[list[FileInfo] | None] = []
+        handles: dict[int, bytes] = {}
+        for number, reply in enumerate(replies):
+            listings.append([])
+            try:
+                handles[number] = self.handle(reply)
+            except Refused as exc:
+                meant = self.meant(exc, paths[number], paths[number])
+                if isinstance(meant, FileNotFoundError):
+                    listings[number] = None
+                    continue
+                self.close_handles([*handles.values()])
+                raise meant from exc
+        rest = dict(handles)
+        try:
+            while rest:
+                # Two each: most folders end with the second.
+                asked = [(n, wire.read_folder(handle)) for n, handle in rest.items() for _ in "12"]
+                sent = self.channel.send([request for _, request in asked])
+                for (number, _), pending in zip(asked, sent, strict=True):
+                    found = self._names(self.channel.finish(pending), paths[number])
+                    if found is None:
+                        rest.pop(number, None)
+                        continue
+                    listing = listings[number]
+                    if listing is None:
+                        raise AssertionError("it was opened")
+                    listing += found
+        finally:
+            self.close_handles([*handles.values()])
+        return listings
+
+    def _names(self, reply: Pending, path: str) -> list[FileInfo] | None:
+        """Return the entries in *reply*, sizes known; None at the end of the folder."""
+        if reply.op != Op.NAME:
+            code, said = self.status(reply)
+            if code == Code.EOF:
+                return None
+            refused = Refused(code, said, "listing")
+            raise self.meant(refused, path, path) from refused
+        entries = []
+        for name, attrs in self.parsed(wire.parse_names, reply):
+            if name in (".", ".."):
+                continue
+            if attrs.size is None or attrs.mode is None:
+                found = self.look(f"{path}/{name}", name)
+                entries += [] if found is None else [found]
+            else:
+                entries.append(info_of(name, attrs))
+        return entries
 
     def free_bytes(self, path: str) -> int | None:
         """See :meth:`RemoteFiles.free_bytes`."""

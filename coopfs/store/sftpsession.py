@@ -16,6 +16,7 @@ from coopfs.durable import FOLDER_MODE
 from coopfs.errors import CoopfsError, StoreError, StoreUnavailable
 from coopfs.store import sftpwire as wire
 from coopfs.store.base import range_len, truncated
+from coopfs.store.line import FREE_LINE, Pace
 from coopfs.store.remotefiles import FileInfo, plain_size
 from coopfs.store.sftpcalls import WRITING, Refused, SftpCalls, info_of
 from coopfs.store.sftpchannel import Pending, SftpChannel
@@ -28,6 +29,7 @@ _IO_LEN_MAX: Final = 255 << 10  # bytes; OpenSSH's own limit is 255 KiB
 # Bytes asked for at once, the next lot before the last has come; ssh itself lets 2 MiB
 # be under way.
 _LOT_LEN: Final = 8 << 20
+_WRITE_LOT_LEN: Final = 1 << 20  # bytes sent before it is asked again how fast they may go
 _FILE_MODE: Final = 0o600
 
 
@@ -78,13 +80,20 @@ class SftpSession(SftpCalls):
 
     # --- reading ----------------------------------------------------------------------
 
-    def read(self, path: str, label: str, offset: int, length: int | None) -> bytes:
+    def read(
+        self,
+        path: str,
+        label: str,
+        offset: int,
+        length: int | None,
+        pace: Pace = FREE_LINE.down,
+    ) -> bytes:
         """See :meth:`RemoteFiles.read`."""
         for is_last_try in (False, True):
             kept, is_new = self._borrow(path, label, fresh=is_last_try)
             try:
                 wanted = range_len(label, kept.size, offset, length)
-                return self._read_range(path, label, kept, (offset, wanted), look=not is_new)
+                return self._read_range(path, label, kept, (offset, wanted), pace, look=not is_new)
             except Refused as exc:
                 if is_new or is_last_try:
                     raise self.meant(exc, path, label) from exc
@@ -98,24 +107,34 @@ class SftpSession(SftpCalls):
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _read_range(
-        self, path: str, label: str, kept: _Kept, asked: tuple[int, int], *, look: bool
+        self,
+        path: str,
+        label: str,
+        kept: _Kept,
+        asked: tuple[int, int],
+        pace: Pace,
+        *,
+        look: bool,
     ) -> bytes:
         offset, wanted = asked
         buffer = bytearray(wanted)
         view = memoryview(buffer)
         looking = self.channel.send([wire.lstat(path)]) if look else []
-        count = -(-wanted // self._read_len)
+        count = -(-wanted // pace.piece_len(self._read_len))
         part_len = -(-wanted // max(count, 1)) or 1
         starts = range(0, wanted, part_len)
-        lot = max(_LOT_LEN // part_len, 1)
+        first = 0
         before: list[tuple[int, memoryview, Pending]] = []
-        for first in range(0, len(starts) + lot, lot):
+        while first < len(starts) or before:
+            lot = max(pace.piece_len(_LOT_LEN) // part_len, 1)
             parts = [(offset + at, view[at : at + part_len]) for at in starts[first : first + lot]]
+            first += lot
             requests = [wire.read(kept.handle, start, len(part)) for start, part in parts]
             sent = self.channel.send(requests, [part for _, part in parts]) if parts else []
             for start, part, pending in before:
                 self._take_part(kept.handle, start, part, pending, label, asked)
             before = [(start, part, p) for (start, part), p in zip(parts, sent, strict=True)]
+            pace.passed(sum(len(part) for _, part in parts))
         for pending in looking:
             # In the same round trip: a handle still reads what has been deleted.
             attrs = self.attrs(self.channel.finish(pending))
@@ -165,7 +184,7 @@ class SftpSession(SftpCalls):
                 self._kept[path] = kept
                 while len(self._kept) > self._kept_max:
                     surplus += self._let_go(next(iter(self._kept)))
-        self._close(surplus)
+        self.close_handles(surplus)
         return kept, True
 
     def _open(self, path: str, label: str) -> _Kept:
@@ -178,10 +197,10 @@ class SftpSession(SftpCalls):
         try:
             return _Kept(handle, plain_size(info_of(path, self.attrs(looked)), label), users=1)
         except Refused as exc:  # deleted between the two
-            self._close([handle])
+            self.close_handles([handle])
             raise self.meant(exc, path, label) from exc
         except CoopfsError:
-            self._close([handle])
+            self.close_handles([handle])
             raise
 
     def _give_back(self, kept: _Kept) -> None:
@@ -189,7 +208,7 @@ class SftpSession(SftpCalls):
             kept.users -= 1
             is_last = not kept.users and not kept.is_kept
         if is_last:
-            self._close([kept.handle])
+            self.close_handles([kept.handle])
 
     def _let_go(self, path: str) -> list[bytes]:
         """Stop keeping *path*; return the handle to close if nobody reads.  Lock held."""
@@ -203,76 +222,18 @@ class SftpSession(SftpCalls):
         """Keep no handle of *path*: it has been deleted."""
         with self._lock:
             idle = self._let_go(path)
-        self._close(idle)
-
-    def _close(self, handles: Sequence[bytes]) -> None:
-        # Nobody waits for the answers: whoever reads next takes them in.
-        if handles and self.channel.is_usable:
-            try:
-                self.channel.send([wire.close(handle) for handle in handles])
-            except StoreUnavailable:
-                return  # and the handles went with the line
-
-    # --- looking ----------------------------------------------------------------------
-
-    def list_folders(self, paths: Sequence[str]) -> list[list[FileInfo] | None]:
-        """See :meth:`RemoteFiles.list_folders`; all of them take the same round trips."""
-        replies = map(self.channel.finish, self.channel.send([*map(wire.open_folder, paths)]))
-        listings: list[list[FileInfo] | None] = []
-        handles: dict[int, bytes] = {}
-        for number, reply in enumerate(replies):
-            listings.append([])
-            try:
-                handles[number] = self.handle(reply)
-            except Refused as exc:
-                meant = self.meant(exc, paths[number], paths[number])
-                if isinstance(meant, FileNotFoundError):
-                    listings[number] = None
-                    continue
-                self._close([*handles.values()])
-                raise meant from exc
-        rest = dict(handles)
-        try:
-            while rest:
-                # Two each: most folders end with the second.
-                asked = [(n, wire.read_folder(handle)) for n, handle in rest.items() for _ in "12"]
-                sent = self.channel.send([request for _, request in asked])
-                for (number, _), pending in zip(asked, sent, strict=True):
-                    found = self._names(self.channel.finish(pending), paths[number])
-                    if found is None:
-                        rest.pop(number, None)
-                        continue
-                    listing = listings[number]
-                    if listing is None:
-                        raise AssertionError("it was opened")
-                    listing += found
-        finally:
-            self._close([*handles.values()])
-        return listings
-
-    def _names(self, reply: Pending, path: str) -> list[FileInfo] | None:
-        """Return the entries in *reply*, sizes known; None at the end of the folder."""
-        if reply.op != Op.NAME:
-            code, said = self.status(reply)
-            if code == Code.EOF:
-                return None
-            refused = Refused(code, said, "listing")
-            raise self.meant(refused, path, path) from refused
-        entries = []
-        for name, attrs in self.parsed(wire.parse_names, reply):
-            if name in (".", ".."):
-                continue
-            if attrs.size is None or attrs.mode is None:
-                found = self.look(f"{path}/{name}", name)
-                entries += [] if found is None else [found]
-            else:
-                entries.append(info_of(name, attrs))
-        return entries
+        self.close_handles(idle)
 
     # --- writing ----------------------------------------------------------------------
 
     def write_new(
-        self, temporary: str, path: str, pieces: Sequence[memoryview], *, new_folder: str | None
+        self,
+        temporary: str,
+        path: str,
+        pieces: Sequence[memoryview],
+        *,
+        new_folder: str | None,
+        pace: Pace = FREE_LINE.up,
     ) -> FileInfo | None:
         """See :meth:`RemoteFiles.write_new`."""
         label = path.rpartition("/")[2]
@@ -280,7 +241,7 @@ class SftpSession(SftpCalls):
         if found is not None:
             return found
         try:
-            self._write(handle, pieces)
+            self._write(handle, pieces, pace)
         except Refused as exc:
             closing = [wire.close(handle)] if self.has_fsync else []
             undone = self.channel.send([*closing, wire.remove(temporary)])
@@ -296,7 +257,7 @@ class SftpSession(SftpCalls):
             # A file system without them, most likely, or a server that says it linked and
             # did not (rclone's): once more, by renaming.
             self.has_links = False
-            return self.write_new(temporary, path, pieces, new_folder=None)
+            return self.write_new(temporary, path, pieces, new_folder=None, pace=pace)
         if refused is not None:
             raise self.meant(refused, path, label) from refused
         raise StoreUnavailable(f"{label} at {self.where}: was put, and is not there")
@@ -322,17 +283,22 @@ class SftpSession(SftpCalls):
         self.channel.finish(undone[-1])
         return b"", info_of(path, self.attrs(looked))
 
-    def _write(self, handle: bytes, pieces: Sequence[memoryview]) -> None:
+    def _write(self, handle: bytes, pieces: Sequence[memoryview], pace: Pace) -> None:
         """Have all of *pieces* written, durably where the server can; else close the file."""
-        requests = []
-        offset = 0
-        for payload in wire.payloads(pieces, self._write_len):
-            requests.append(wire.write(handle, offset, payload))
-            offset += sum(map(len, payload))
+        payloads = wire.payloads(pieces, part_len := pace.piece_len(self._write_len))
+        sent: list[Pending] = []
+        at = 0
+        while at < len(payloads):
+            lot = payloads[at : at + max(pace.piece_len(_WRITE_LOT_LEN) // part_len, 1)]
+            sent += self.channel.send(
+                [wire.write(handle, n * part_len, data) for n, data in enumerate(lot, at)]
+            )
+            at += len(lot)
+            pace.passed(sum(len(piece) for data in lot for piece in data))
         # Without fsync closing is what may still complain (NFS, quotas).
-        requests.append(wire.fsync(handle) if self.has_fsync else wire.close(handle))
+        sent += self.channel.send([wire.fsync(handle) if self.has_fsync else wire.close(handle)])
         refused: Refused | None = None
-        for reply in map(self.channel.finish, self.channel.send(requests)):
+        for reply in map(self.channel.finish, sent):
             try:
                 self.done(reply, WRITING)
             except Refused as exc:
