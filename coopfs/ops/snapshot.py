@@ -32,9 +32,16 @@ from coopfs.format.body import seal_body
 from coopfs.format.chunker import Chunker
 from coopfs.format.keys import Role, SigningKey
 from coopfs.format.nodes import build_tree
-from coopfs.format.snapshot import SnapshotFacts, State, check_label, encode_snapshot
+from coopfs.format.snapshot import (
+    ClockFacts,
+    SnapshotFacts,
+    State,
+    check_label,
+    encode_snapshot,
+)
 from coopfs.format.tree import Entry, Kind, Totals, is_entry_name
 from coopfs.ids import ID_LEN, SnapshotId, TreeId
+from coopfs.ops.clock import LATE_S, ClockProbe, with_second_opinion
 from coopfs.ops.content import ContentReader
 from coopfs.ops.folder import WalkRules
 from coopfs.ops.progress import Progress
@@ -42,6 +49,7 @@ from coopfs.ops.roots import build_root
 from coopfs.ops.salvage import Salvage
 from coopfs.ops.secure import is_stale, secure_tree
 from coopfs.ops.source import OwnerNames
+from coopfs.ops.suspicion import snapshot_doubts
 from coopfs.ops.tally import Tally
 from coopfs.ops.walk import FormerTreeDamaged, Walker
 from coopfs.ops.witness import Witness, Witnesses
@@ -75,6 +83,7 @@ class SnapshotReport:
     facts: SnapshotFacts
     parent: SnapshotId | None
     duration_s: float
+    clock_doubts: tuple[str, ...]  # why the date may be wrong, in words
 
 
 class SourceMissing(UsageError):
@@ -174,6 +183,7 @@ class _Run:
         )
         self._walker.between_files = self._between_files
         self._owners = OwnerNames()
+        self._clock = ClockProbe(archive.settings.ntp_servers)
         self._sources: list[_Source] = []
         self._in_file = 0  # bytes read of the file being read
         self._is_checkpointing = False
@@ -216,6 +226,7 @@ class _Run:
             facts,
             parent.snapshot_id if parent else None,
             time.monotonic() - self._start,
+            tuple(snapshot_doubts(facts, parent, self._archive.store.clock_ahead_s())),
         )
 
     def _check_request(self) -> None:
@@ -416,7 +427,7 @@ class _Run:
             time_ns=self._start_ns,
             zone_offset_s=local.tm_gmtoff,
             zone_name=local.tm_zone,
-            clock=None,
+            clock=self._clock_facts(),
             root=root,
             sources=request.paths,
             excludes=request.excludes,
@@ -432,12 +443,18 @@ class _Run:
             end_ns=time.time_ns(),
         )
 
+    def _clock_facts(self) -> ClockFacts:
+        store = self._archive.store
+        return with_second_opinion(self._clock.facts(), store.address, store.clock_ahead_s())
+
     def _secure(self, root: TreeId) -> float:
         return secure_tree(self._archive, self._writer, root, self._generation, self._begun_s)
 
     def _commit(self, root: TreeId, state: State) -> tuple[SnapshotFacts, Snapshot | None]:
         """Put the snapshot object: the one moment from which the snapshot exists."""
         archive = self._archive
+        if state is State.COMPLETE:
+            self._clock.facts(LATE_S)  # a short run may be over before the answers are here
         if self._request.is_dry_run:
             return self._facts(root, state), None
         self._flush()

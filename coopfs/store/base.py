@@ -136,6 +136,13 @@ class Store(ABC):
         """Remember, where partners are listed, how an audit went: *outcome* in a few words."""
         return
 
+    def clock_ahead_s(self) -> float | None:
+        """Return how far the keeper's clock is ahead of ours, as it last said; untrusted.
+
+        Nothing is asked for it.  None where no clock was told.
+        """
+        return None
+
     @abstractmethod
     def get_config(self) -> bytes:
         """Return the config, whole and unverified.
