@@ -67,6 +67,8 @@ class Store(ABC):
     address: str  # as the user wrote it, without secrets
     is_local: bool  # True: reading is as cheap as a local file, a disk cache gains nothing
     is_durable: bool  # True: once put() has returned, the object survives a power cut
+    # True: a writer's key can neither delete nor replace; None: that cannot be seen from here.
+    is_guarded: bool | None = False
     can_prove: bool = False  # True: prove() asks whoever keeps it for a proof of possession
 
     @abstractmethod
