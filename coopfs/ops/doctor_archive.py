@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -14,6 +14,7 @@ from coopfs.archive.select import local_time
 from coopfs.archive.snapshots import Snapshot
 from coopfs.archive.words import heads_fingerprint
 from coopfs.format.snapshot import State
+from coopfs.ids import PackId
 from coopfs.ops.audit import AuditResult, audits_text, past_audits
 from coopfs.ops.doctor_findings import Report
 from coopfs.ops.drill import drills_text, past_drills
@@ -167,11 +168,11 @@ def _look_at_newest(report: Report, name: str, complete: Sequence[Snapshot]) -> 
 def look_at_losses(report: Report, archive: Archive) -> None:
     """Look at packs that nothing relies on any more: lost ones, and those a prune has marked."""
     index = archive.index
-    lost = index.lost()
+    lost = index.lost().keys() & {pack.pack_id for pack in index.packs()}
     if not lost:
         report.ok("lost", "no pack is known to be lost or damaged")
     else:
-        missing, is_all = _missing_chunks(archive, set(lost))
+        missing, is_all = _missing_chunks(archive, lost)
         text = f"{count(len(lost), 'pack')} found lost or damaged"
         if missing:
             shown = f"{missing:,}" + ("" if is_all else " or more")
@@ -192,7 +193,7 @@ def look_at_losses(report: Report, archive: Archive) -> None:
         )
 
 
-def _missing_chunks(archive: Archive, lost: set[bytes]) -> tuple[int, bool]:
+def _missing_chunks(archive: Archive, lost: Set[PackId]) -> tuple[int, bool]:
     """Return how many chunks only *lost* packs have, and whether all were looked at."""
     index = archive.index
     seen: set[bytes] = set()
