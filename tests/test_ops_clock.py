@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from contextlib import ExitStack
@@ -221,13 +222,13 @@ def test_a_snapshot_records_what_its_clock_was_worth(lab: Lab) -> None:
         name_servers(lab, server)
         ran = lab.host.ok("snapshot", lab.source, "--series", "main")
         told = lab.host.ok("--json", "snapshot", lab.source, "--series", "main").lines()[-1]
-    assert "warning: the date of this snapshot may be wrong: the clock is 3.0 s ahead of" in ran.err
-    assert "127.0.0.1 (GPS)" in ran.err
+    wrong = "the date of this snapshot may be wrong: the clock is (2.[5-9]|3.[0-5]) s ahead of "
+    assert re.search(rf"warning: {wrong}127\.0\.0\.1 \(GPS\)", ran.err)
     assert told["clock"]["source"] == "127.0.0.1 (GPS)"
-    assert told["clock_doubts"] and "3.0 s ahead" in told["clock_doubts"][0]
+    assert "s ahead of 127.0.0.1 (GPS)" in told["clock_doubts"][0]
     text = lab.host.ok("snapshots", "--long").out
     assert "clock     +0.000 s against chronyd (192.0.2.1), stratum 2" in text
-    assert "clock     WRONG: -3.0" in text
+    assert re.search(r"clock     WRONG: -(2.[5-9]|3.[0-5])\d\d s against 127", text)
 
 
 def test_a_snapshot_says_that_its_clock_is_not_synchronised(lab: Lab, programs: Path) -> None:

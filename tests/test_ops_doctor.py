@@ -30,7 +30,9 @@ from coopfs.format.snapshot import ClockFacts, Problem, State
 from coopfs.identity import make_identity
 from coopfs.ops.doctor_archive import look_at_series, pace
 from coopfs.ops.doctor_findings import Finding, Level, Report
-from coopfs.ops.doctor_store import _look_at_partner
+from coopfs.ops.doctor_store import _look_at_partner, look_at_absence
+from coopfs.ops.drill import DrillResult
+from coopfs.ops.kept import Kept, keep_result
 from coopfs.server.depot import Depot
 from coopfs.server.settings import PartnerSettings, save_partner
 from coopfs.store.base import Kind
@@ -296,16 +298,16 @@ def test_an_audit_that_is_long_ago_and_a_drill_that_failed(host: Host) -> None:
     result["time_ns"] -= 90 * 86_400 * 10**9
     path.write_text(json.dumps(result) + "\n")
     day_ns = time.time_ns()
-    (state_of(host) / "drills.jsonl").write_text(
-        json.dumps({"time_ns": day_ns, "bad_files": 0}) + '\n{"torn"'
-    )
+    drill = DrillResult(day_ns, 3, 5000, 1, 0, 0, 5000, 1.0, "ab", 3, 5000, 90.0)
+    keep_result(state_of(host), Kept.DRILLS, drill)
     code, findings = examined(host)
     assert code == 1
     level, text = the_one(findings, "audit")
     assert level == "warning"
     assert "90 days ago" in text
     assert the_one(findings, "drill")[0] == "ok"
-    (state_of(host) / "drills.jsonl").write_text(json.dumps({"time_ns": day_ns, "bad_files": 2}))
+    assert "passed (3 files, 5.0 kB; all in 1:30 min)" in the_one(findings, "drill")[1]
+    keep_result(state_of(host), Kept.DRILLS, replace(drill, bad_files=2))
     _, findings = examined(host)
     assert the_one(findings, "drill")[0] == "problem"
 
@@ -346,8 +348,6 @@ def test_a_partner_silent_for_days_is_a_problem(host: Host, tmp_path: Path) -> N
     assert "no partner is called 'berta'" in told(findings, "store")[0][1]
     save_contact(host.dirs, "berta", Contact(time_ns=time.time_ns() - 3 * 86_400 * 10**9))
     found: list[Finding] = []
-    from coopfs.ops.doctor_store import look_at_absence
-
     look_at_absence(Report(found.append), host.dirs, "coop://berta", "no route")
     assert (found[0].level, found[0].text) == (Level.PROBLEM, "no route; last answer 3 days ago")
 
@@ -444,6 +444,26 @@ def test_what_a_partner_says(
     (one, *_) = [item for item in found if item.topic == topic]
     assert one.level == level
     assert text in one.text
+
+
+def test_copies_in_other_stores_are_looked_at(host: Host, tmp_path: Path) -> None:
+    host.ok("copy", "--to", tmp_path / "disk")
+    host.ok("store", "add", "disk", tmp_path / "disk")
+    code, findings = examined(host)
+    assert code == 0
+    below = [item for item in findings if item["where"] == "default in disk"]
+    assert the_one(below, "copy") == ("ok", "has the newest of everything")
+    assert the_one(below, "store")[0] == "ok"
+    host.ok("snapshot", tmp_path / "source", "--series", "home")
+    code, findings = examined(host)
+    assert code == 1
+    assert the_one(findings, "copy") == (
+        "warning",
+        "the copy is behind: it has number 1 of anna/home, not 2",
+    )
+    (tmp_path / "disk").rename(tmp_path / "in the safe")
+    code, findings = examined(host)
+    assert (code, the_one(findings, "copy")[0]) == (0, "note")
 
 
 # --- series -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from coopfs.archive.archive import Archive
 from coopfs.archive.keyring import AskPassphrase, load_keyring
 from coopfs.archive.settings import ArchiveSettings, load_settings
 from coopfs.dirs import Dirs
-from coopfs.errors import CoopfsError, StoreUnavailable
+from coopfs.errors import CoopfsError, StoreError, StoreUnavailable
 from coopfs.ops.doctor_archive import (
     look_at_audits,
     look_at_drills,
@@ -31,7 +31,8 @@ from coopfs.ops.doctor_local import (
     look_at_state,
 )
 from coopfs.ops.doctor_served import is_server, look_at_server
-from coopfs.ops.doctor_store import look_at_absence, look_at_store, refreshed
+from coopfs.ops.doctor_store import PROBLEMS_SHOWN, look_at_absence, look_at_store, refreshed
+from coopfs.ops.stores import what_is_behind
 from coopfs.store.open import open_store
 
 
@@ -75,7 +76,7 @@ def _look_at_archive(
     report: Report, dirs: Dirs, settings: ArchiveSettings, passphrase: AskPassphrase
 ) -> None:
     look_at_keys(report, dirs, settings)
-    folder = dirs.archive_state(settings.archive_id)
+    folder = settings.state_folder(dirs)
     oldest_ns: int | None = None
     if look_at_state(report, dirs, settings):
         archive = _opened(report, dirs, settings, passphrase)
@@ -87,6 +88,44 @@ def _look_at_archive(
         look_at_audits(report, folder, oldest_ns)
     with report.guarded("drill"):
         look_at_drills(report, folder)
+    for other in settings.others:
+        below = report.about(f"{settings.name} in {other.name}")
+        with below.guarded("copy"):
+            _look_at_copy(below, dirs, settings.aimed_at(other.name), passphrase)
+
+
+def _look_at_copy(
+    report: Report, dirs: Dirs, settings: ArchiveSettings, passphrase: AskPassphrase
+) -> None:
+    """Look at a copy of the archive in another store, which may be a disk in a safe."""
+    ring = load_keyring(dirs, settings, passphrase)
+    try:
+        store = open_store(settings.store)
+    except StoreError as exc:
+        report.note("copy", f"cannot be looked at now: {exc}")
+        return
+    try:
+        archive = Archive.open(dirs, settings, ring, store)
+    except BaseException as exc:
+        store.close()
+        if not isinstance(exc, StoreUnavailable):
+            raise
+        report.note("copy", f"cannot be looked at now: {exc}")
+        return
+    with archive:
+        away = refreshed(report, archive)
+        if away:
+            report.note("copy", f"cannot be looked at now: {away}")
+            return
+        look_at_store(report, archive)
+        behind = what_is_behind(dirs, archive)
+        for text in behind[:PROBLEMS_SHOWN]:
+            report.warn("copy", f"the copy is behind: it has {text}", '"coopfs copy" again')
+        if not behind:
+            report.ok("copy", "has the newest of everything")
+        look_at_losses(report, archive)
+        oldest_ns = min((s.facts.time_ns for s in archive.snapshots()), default=None)
+    look_at_audits(report, settings.state_folder(dirs), oldest_ns)
 
 
 def _opened(

@@ -96,7 +96,7 @@ def _look_at_key(report: Report, path: Path) -> None:
 
 def look_at_state(report: Report, dirs: Dirs, settings: ArchiveSettings) -> bool:
     """Look at what is kept here of the archive, changing nothing; False: do not open it."""
-    folder = dirs.archive_state(settings.archive_id)
+    folder = settings.state_folder(dirs)
     if not folder.exists():
         report.note("state", f"{folder}: nothing yet; the next command fills it from the store")
         return True
