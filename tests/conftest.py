@@ -10,6 +10,7 @@ from ftpservers import PyftpdlibServer, VsftpdServer
 from hypothesis import settings
 from seaweed import NoWeed, SeaweedCluster, seaweed_cluster
 from sshservers import SshServer
+from timeservers import fake_chronyc
 
 from coopfs.format import wrapping
 
@@ -28,6 +29,16 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             patch.delenv(variable)
         for kind in ("CONFIG", "STATE", "CACHE"):
             patch.setenv(f"COOPFS_{kind}_DIR", str(base / kind.lower()))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _right_clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have a local daemon say that the clock is right, whatever keeps this machine's."""
+    programs = tmp_path_factory.mktemp("coopfs-programs")
+    fake_chronyc(programs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
         yield
 
 

@@ -18,6 +18,7 @@ from coopfs.archive.settings import (
 )
 from coopfs.dirs import Dirs
 from coopfs.errors import ConfigError, FormatUnsupported, NoArchive, UsageError
+from coopfs.format.invitation import Endpoint
 from coopfs.ids import ArchiveId
 
 SETTINGS = ArchiveSettings("home", "/mnt/partner", ArchiveId(bytes(range(16))), "anna")
@@ -71,6 +72,11 @@ def test_any_address_survives_toml(tmp_path_factory: pytest.TempPathFactory, sto
         ("partial_interval_s = true", "expected a whole number"),
         ("cache_max = -1", "expected a number of bytes"),
         ("compression = 'best'", "expected one of auto, fastest, better, max"),
+        ("ntp_servers = 'ntp.example.org'", "expected a list"),
+        ("ntp_servers = [3]", "ntp_servers: 3 is no HOST"),
+        ("ntp_servers = ['a b']", "ntp_servers 'a b:123': expected HOST:PORT"),
+        ("ntp_servers = ['a:0']", "ntp_servers 'a:0': expected HOST:PORT"),
+        (f"ntp_servers = {['a'] * 9}", "ntp_servers names 9; expected 8 at most"),
         ("series = 'home'", "expected a table"),
         ("[series]\n'home/ann' = 'home'", "'home/ann' is not an absolute path"),
         ("[series]\n'/home' = 'a/b'", "only letters"),
@@ -83,6 +89,17 @@ def test_a_setting_that_would_not_do_what_was_meant_is_refused(
     add(dirs, "home", MINIMAL + line + "\n")
     with pytest.raises(ConfigError, match=rf"archive\.toml: .*{re.escape(message)}"):
         load_settings(dirs, "home")
+
+
+def test_time_servers_may_leave_out_their_port(dirs: Dirs) -> None:
+    add(dirs, "home", MINIMAL + "ntp_servers = ['ntp.example.org', '192.0.2.7:1123', '[::1]:9']\n")
+    assert load_settings(dirs, "home").ntp_servers == (
+        Endpoint("ntp.example.org", 123),
+        Endpoint("192.0.2.7", 1123),
+        Endpoint("::1", 9),
+    )
+    save_settings(dirs, load_settings(dirs, "home"))
+    assert len(load_settings(dirs, "home").ntp_servers) == 3
 
 
 @pytest.mark.parametrize("missing", ["version", "archive_id", "store", "host"])

@@ -18,6 +18,7 @@ from docutils.writers.manpage import Writer
 from coopfs.archive import settings
 from coopfs.cli.main import cli
 from coopfs.dirs import Dirs
+from coopfs.format.invitation import Endpoint
 from coopfs.ids import ArchiveId
 from coopfs.store import cloudaddress
 from coopfs.view import options
@@ -111,6 +112,7 @@ def test_every_setting_is_in_its_page(tmp_path: Path) -> None:
         series=(settings.SeriesRule("/home", "home"),),
         partial_interval_s=60,
         cache_max=1,
+        ntp_servers=(Endpoint("ntp.example.org", 123),),
     )
     dirs = Dirs(tmp_path / "config", tmp_path / "state", tmp_path / "cache")
     settings.save_settings(dirs, changed, folder=tmp_path)

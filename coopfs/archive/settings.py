@@ -18,7 +18,9 @@ from coopfs.archive.effort import AUTO, check_effort
 from coopfs.bandwidth import Schedule
 from coopfs.dirs import Dirs, write_private
 from coopfs.errors import ConfigError, FormatUnsupported, NoArchive, UsageError
+from coopfs.format.invitation import Endpoint, parse_endpoint
 from coopfs.format.snapshot import check_label
+from coopfs.format.sntp import PORT as NTP_PORT
 from coopfs.ids import ARCHIVE_ID_LEN, ArchiveId
 from coopfs.store.open import absolute_address
 from coopfs.store.shown import shown_address
@@ -29,6 +31,7 @@ VERSION: Final = 1
 PARTIAL_INTERVAL_S: Final = 4 * 3600  # DESIGN: "every few hours"
 PARTIAL_INTERVAL_MIN_S: Final = 60
 CACHE_MAX: Final = 4 << 30  # bytes of sealed blocks kept on disk for a remote store
+NTP_SERVERS_MAX: Final = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _ARCHIVE_ID = re.compile(rf"[0-9a-f]{{{2 * ARCHIVE_ID_LEN}}}\Z")
 
@@ -60,6 +63,7 @@ class ArchiveSettings:
     series: tuple[SeriesRule, ...] = ()
     partial_interval_s: int = PARTIAL_INTERVAL_S  # 0: no partial snapshots
     cache_max: int = CACHE_MAX  # bytes
+    ntp_servers: tuple[Endpoint, ...] = ()  # asked at every snapshot; none: the local daemon
     compression: str = AUTO  # one of coopfs.archive.effort's words
     upload_rate: str = ""  # schedules, see coopfs/bandwidth.py; of the line to the store
     download_rate: str = ""
@@ -234,6 +238,8 @@ def save_settings(dirs: Dirs, settings: ArchiveSettings, *, folder: Path | None 
     for key in ("upload_rate", "download_rate"):
         if rate := getattr(settings, key):
             table[key] = rate
+    if settings.ntp_servers:
+        table["ntp_servers"] = [str(server) for server in settings.ntp_servers]
     if settings.series:
         table["series"] = {rule.path: rule.series for rule in settings.series}
     text = "# An archive of coopfs as this host knows it: coopfs-config(5).\n"
@@ -265,6 +271,7 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> ArchiveSettings:
     cache_max = take("cache_max", int, CACHE_MAX)
     compression = take("compression", str, AUTO)
     upload_rate, download_rate = take("upload_rate", str, ""), take("download_rate", str, "")
+    servers = take("ntp_servers", list, [])
     series = take("series", dict, {})
     others = take("stores", dict, {})
     if rest:
@@ -276,11 +283,16 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> ArchiveSettings:
         )
     if cache_max < 0:
         raise ConfigError(f"{path}: cache_max is {cache_max}; expected a number of bytes")
+    if len(servers) > NTP_SERVERS_MAX:
+        raise ConfigError(
+            f"{path}: ntp_servers names {len(servers)}; expected {NTP_SERVERS_MAX} at most"
+        )
     try:
         check_label(host, "host")
         check_effort(compression)
         for rate in (upload_rate, download_rate):
             Schedule.parse(rate)
+        ntp_servers = tuple(_time_server(server) for server in servers)
         rules = tuple(_rule(key, value, path) for key, value in series.items())
     except UsageError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
@@ -296,10 +308,18 @@ def _parse(table: dict[str, Any], name: str, path: Path) -> ArchiveSettings:
         compression=compression,
         upload_rate=upload_rate,
         download_rate=download_rate,
+        ntp_servers=ntp_servers,
     )
 
 
-_KIND_WORDS: Final = {int: "a whole number", str: "text", dict: "a table"}
+_KIND_WORDS: Final = {int: "a whole number", str: "text", dict: "a table", list: "a list"}
+
+
+def _time_server(value: Any) -> Endpoint:
+    if type(value) is not str:
+        raise UsageError(f"ntp_servers: {value!r} is no HOST or HOST:PORT")
+    has_port = value.count(":") == 1 or "]:" in value
+    return parse_endpoint(value if has_port else f"{value}:{NTP_PORT}", "ntp_servers")
 
 
 def _rule(key: str, value: Any, path: Path) -> SeriesRule:

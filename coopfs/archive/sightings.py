@@ -10,7 +10,6 @@ is late at worst, never early.
 
 from __future__ import annotations
 
-import ctypes
 import sqlite3
 import time
 from collections.abc import Collection, Iterable
@@ -18,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from coopfs.archive.kernelclock import read_kernel_clock
 from coopfs.archive.state import State
 from coopfs.ids import ObjectId
 
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
-_TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
-_TIMEX_LEN: Final = 512  # bytes; struct timex has 208 on Linux, with `modes` first: 0 only reads
 _FACTS: Final = ("grace_total_ns", "grace_boottime_ns", "grace_wall_ns", "grace_is_synchronised")
 
 
@@ -52,12 +50,8 @@ def read_clocks() -> Reading:
 
 
 def _is_synchronised() -> bool:
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        state = libc.adjtimex(ctypes.create_string_buffer(_TIMEX_LEN))
-    except (OSError, AttributeError):
-        return False
-    return isinstance(state, int) and 0 <= state < _TIME_ERROR
+    kernel = read_kernel_clock()
+    return kernel is not None and kernel.is_synchronised
 
 
 def elapsed_ns(before: Reading, now: Reading) -> int:

@@ -160,6 +160,8 @@ def _stop_on_signal() -> Any:
 def _render(
     ctx: Context, archive: Archive, request: SnapshotRequest, report: SnapshotReport
 ) -> None:
+    from dataclasses import asdict
+
     from coopfs.archive.select import folder_name
     from coopfs.cli.progress import path_text, size_text
     from coopfs.ids import short_hex
@@ -169,6 +171,8 @@ def _render(
         ctx.warn(f"{path_text(problem.path)}: {problem.reason}")
     if facts.problem_count > PROBLEMS_SHOWN:
         ctx.warn(f"and {facts.problem_count - PROBLEMS_SHOWN} more that could not be read whole")
+    for doubt in report.clock_doubts:
+        ctx.warn(f"the date of this snapshot may be wrong: {doubt}")
     snapshot_id = report.snapshot.snapshot_id.hex() if report.snapshot else None
     if ctx.json:
         ctx.emit_json(
@@ -185,6 +189,8 @@ def _render(
                     {"path": os.fsdecode(p.path), "reason": p.reason} for p in facts.problems
                 ],
                 "problem_count": facts.problem_count,
+                "clock": asdict(facts.clock) if facts.clock else None,
+                "clock_doubts": list(report.clock_doubts),
                 "seconds": round(report.duration_s, 3),
             }
         )

@@ -9,10 +9,11 @@ import click
 from coopfs.cli.context import Context
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from coopfs.archive.snapshots import Snapshot
     from coopfs.format.snapshot import ClockFacts
-
-_OFFSET_SHOWN_NS = 1_000_000_000  # an offset over one second is pointed out (DESIGN, "Clock")
+    from coopfs.ids import SnapshotId
 
 
 @click.command("snapshots")
@@ -44,15 +45,16 @@ def command(
         and series in (None, snapshot.facts.series)
         and set(tags) <= set(snapshot.tags)
     ]
+    known = {snapshot.snapshot_id: snapshot for snapshot in everything}
     if ctx.json:
         for snapshot in chosen:
-            ctx.emit_json(_json(snapshot))
+            ctx.emit_json(_json(snapshot, known))
         ctx.emit_json({"type": "archive", "snapshots": len(everything), "fingerprint": fingerprint})
         return
     if not everything:
         ctx.echo(f'Archive {name!r} has no snapshots yet; "coopfs snapshot PATH" takes one.')
         return
-    for line in _long(chosen) if is_long else _short(chosen):
+    for line in _long(chosen, known) if is_long else _short(chosen):
         ctx.echo(line)
     counted = f"{len(chosen)} of {len(everything)}" if chosen != everything else f"{len(chosen)}"
     plural = "" if counted == "1" else "s"
@@ -85,7 +87,7 @@ def _short(snapshots: list[Snapshot]) -> list[str]:
     return table(titles, rows, right="NUMBER FILES SIZE")
 
 
-def _long(snapshots: list[Snapshot]) -> list[str]:
+def _long(snapshots: list[Snapshot], known: Mapping[SnapshotId, Snapshot]) -> list[str]:
     from coopfs.cli.progress import path_text
     from coopfs.cli.render import printable
 
@@ -94,13 +96,15 @@ def _long(snapshots: list[Snapshot]) -> list[str]:
         if lines:
             lines.append("")
         lines.append(f"snapshot {snapshot.snapshot_id.hex()}")
-        lines += [f"  {title:<9} {printable(text)}" for title, text in _facts(snapshot) if text]
+        lines += [
+            f"  {title:<9} {printable(text)}" for title, text in _facts(snapshot, known) if text
+        ]
         for problem in snapshot.facts.problems:
             lines.append(printable(f"            {path_text(problem.path)}: {problem.reason}"))
     return lines
 
 
-def _facts(snapshot: Snapshot) -> list[tuple[str, str]]:
+def _facts(snapshot: Snapshot, known: Mapping[SnapshotId, Snapshot]) -> list[tuple[str, str]]:
     from coopfs.archive.select import local_time
     from coopfs.cli.progress import path_text, size_text
     from coopfs.ids import short_hex
@@ -115,6 +119,7 @@ def _facts(snapshot: Snapshot) -> list[tuple[str, str]]:
         ("time", f"{local_time(facts):%Y-%m-%d %H:%M:%S} {zone}"),
         ("took", f"{max(facts.end_ns - facts.time_ns, 0) / 1e9:.1f} s"),
         ("clock", _clock_text(facts.clock)),
+        ("", _order_text(snapshot, known)),
         ("series", f"{facts.host}/{facts.series}, number {facts.number}"),
         ("state", facts.state.name.lower()),
         ("previous", " ".join(short_hex(item) for item in facts.previous) or "none"),
@@ -137,14 +142,33 @@ def _facts(snapshot: Snapshot) -> list[tuple[str, str]]:
 
 
 def _clock_text(clock: ClockFacts | None) -> str:
+    from coopfs.ops.suspicion import clock_doubts
+
     if clock is None:
         return "not asked about"
     if not clock.source:
         return "nobody answered: not checked"
-    offset = f"{clock.offset_ns / 1e9:+.3f} s against {clock.source} (stratum {clock.stratum})"
+    offset = f"{clock.offset_ns / 1e9:+.3f} s against {clock.source}"
+    if clock.stratum:  # 0: it is not known
+        offset += f", stratum {clock.stratum}"
     if not clock.is_synchronised:
         return f"NOT SYNCHRONISED; {offset}"
-    return f"WRONG: {offset}" if abs(clock.offset_ns) > _OFFSET_SHOWN_NS else offset
+    return f"WRONG: {offset}" if clock_doubts(clock) else offset
+
+
+def _order_text(snapshot: Snapshot, known: Mapping[SnapshotId, Snapshot]) -> str:
+    after = _dated_after(snapshot, known)
+    if after is None:
+        return ""
+    return f"DATED BEFORE number {after.facts.number}, which it follows: the clock was set back"
+
+
+def _dated_after(snapshot: Snapshot, known: Mapping[SnapshotId, Snapshot]) -> Snapshot | None:
+    """Return a snapshot that this one follows and whose date is later, or None."""
+    from coopfs.ops.suspicion import is_dated_before
+
+    before = [known[name] for name in snapshot.facts.previous if name in known]
+    return next((one for one in before if is_dated_before(snapshot.facts, one.facts)), None)
 
 
 def _origin_text(snapshot: Snapshot) -> str:
@@ -161,7 +185,7 @@ def _origin_text(snapshot: Snapshot) -> str:
     return ", ".join(parts)
 
 
-def _json(snapshot: Snapshot) -> dict[str, Any]:
+def _json(snapshot: Snapshot, known: Mapping[SnapshotId, Snapshot]) -> dict[str, Any]:
     from dataclasses import asdict
 
     from coopfs.archive.select import local_time
@@ -179,6 +203,7 @@ def _json(snapshot: Snapshot) -> dict[str, Any]:
         "end_ns": facts.end_ns,
         "zone": facts.zone_name,
         "clock": None if facts.clock is None else asdict(facts.clock),
+        "is_dated_before_previous": _dated_after(snapshot, known) is not None,
         "root": facts.root.hex(),
         # Bytes that are not UTF-8 become lone surrogates, as Python's own names have them.
         "sources": [path.decode("utf-8", "surrogateescape") for path in facts.sources],

@@ -10,8 +10,6 @@ from coopfs.cli.context import Context
 
 if TYPE_CHECKING:
     from coopfs.archive.settings import ArchiveSettings
-    from coopfs.ops.audit import AuditResult
-    from coopfs.ops.drill import DrillResult
     from coopfs.ops.pack_sums import PackSums
     from coopfs.ops.stats import SeriesFacts, Stats
 
@@ -41,6 +39,8 @@ def _text(settings: ArchiveSettings, stats: Stats) -> list[str]:
     from coopfs.cli.progress import size_text
     from coopfs.cli.render import count
     from coopfs.ids import short_hex
+    from coopfs.ops.audit import audits_text
+    from coopfs.ops.drill import drills_text
     from coopfs.store.base import Kind
 
     partial = f", {stats.partial:,} of them partial" if stats.partial else ""
@@ -64,55 +64,11 @@ def _text(settings: ArchiveSettings, stats: Stats) -> list[str]:
             "lost",
             f"{count(stats.lost_packs, 'pack')}; see coopfs check" if stats.lost_packs else "",
         ),
-        ("audits", _audits(stats.audits)),
-        ("drills", _drills(stats.drills)),
+        ("audits", audits_text(stats.audits)),
+        ("drills", drills_text(stats.drills)),
     ]
     lines = [f"{title:<10} {text}" for title, text in facts if text]
     return lines + (["", *_table(stats.series)] if stats.series else [])
-
-
-def _audits(audits: tuple[AuditResult, ...]) -> str:
-    """Return how the last audit went, and those before it."""
-    import time
-
-    if not audits:
-        return ""
-    *before, last = audits
-    day = time.strftime("%Y-%m-%d", time.localtime(last.time_ns / 1e9))
-    text = f"{day}: " + (
-        f"passed ({last.samples:,} samples)"
-        if last.is_passed
-        else f"FAILED ({last.bad_packs:,} packs missing or damaged)"
-    )
-    if before:
-        failed = sum(not audit.is_passed for audit in before)
-        text += f"; {len(before):,} before it, " + (
-            f"{failed:,} failed" if failed else "all passed"
-        )
-    return text
-
-
-def _drills(drills: tuple[DrillResult, ...]) -> str:
-    """Return how the last restore drill went, and those before it."""
-    import time
-
-    from coopfs.cli.progress import duration_text, size_text
-
-    if not drills:
-        return ""
-    *before, last = drills
-    day = time.strftime("%Y-%m-%d", time.localtime(last.time_ns / 1e9))
-    if not last.is_passed:
-        text = f"{day}: FAILED ({last.bad_files:,} of {last.bad_files + last.files:,} files)"
-    else:
-        text = f"{day}: passed ({last.files:,} files, {size_text(last.size)}"
-        text += f"; all in {duration_text(last.full_s)})" if last.full_s is not None else ")"
-    if before:
-        failed = sum(not drill.is_passed for drill in before)
-        text += f"; {len(before):,} before it, " + (
-            f"{failed:,} failed" if failed else "all passed"
-        )
-    return text
 
 
 def _packs(sums: PackSums) -> str:

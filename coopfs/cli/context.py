@@ -183,15 +183,9 @@ class Context:
         """Say so when a copy does not have the newest of what the archive is known to have."""
         if not archive.settings.is_in_copy:
             return
-        from coopfs.archive.heads import Heads
+        from coopfs.ops.stores import what_is_behind
 
-        known = Heads(self.dirs.archive_state(archive.config.archive_id)).all()
-        behind = []
-        for head in known:
-            here = archive.heads.get(head.host, head.series)
-            if here is None or here.number < head.number:
-                newest = f"number {here.number}" if here else "nothing"
-                behind.append(f"{newest} of {head.host}/{head.series}, not {head.number}")
+        behind = what_is_behind(self.dirs, archive)
         if behind:
             self.warn(
                 f"{archive.store.address}: the copy is behind: it has {'; '.join(behind[:3])}"

@@ -48,6 +48,7 @@ COMMANDS: Final = {
     "store": "Name the archive's other stores, or move it to another one.",
     "repair": "Mend a lost or damaged index.",
     "stats": "Say how much is stored, and how much was saved.",
+    "doctor": "Look at everything backups hang on: is all well, what is to be done?",
     "archive": "List the archives this machine knows, or remove one from it.",
     "key": "List the keys, change how they are kept, export the kit.",
     "writer": "Let another host write to the archive.",

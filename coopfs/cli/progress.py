@@ -12,6 +12,9 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
+from coopfs.ops.wording import duration_text as duration_text
+from coopfs.ops.wording import size_text as size_text
+
 if TYPE_CHECKING:
     from coopfs.cli.context import Context
 
@@ -254,28 +257,6 @@ def make_progress(context: Context, verb: str) -> ProgressReport:
 
 
 # --- numbers for people -------------------------------------------------------
-
-
-def size_text(size: int) -> str:
-    """Return *size* in bytes with a decimal unit: 1234567 is "1.2 MB"."""
-    if size < 1000:
-        return f"{size} B"
-    value = float(size)
-    for unit in ("kB", "MB", "GB", "TB", "PB"):
-        value /= 1000
-        if value < 999.5 or unit == "PB":
-            break
-    return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration as "59 s", "3:05 min" or "2:07 h"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02} min"
-    return f"{whole // 3600}:{whole // 60 % 60:02} h"
 
 
 def path_text(path: bytes | str) -> str:

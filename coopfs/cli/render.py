@@ -5,15 +5,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from coopfs.ops.wording import count as count
+
 
 def printable(text: str) -> str:
     """Return *text* without what would steer a terminal; stored text is not ours."""
     return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def count(number: int, what: str, plural: str = "") -> str:
-    """Return "1 pack" or "1,234 packs"."""
-    return f"{number:,} {what if number == 1 else plural or what + 's'}"
 
 
 def width_of(text: str) -> int:

@@ -5,6 +5,7 @@ replacement, so that *n* good samples say: were a share *loss* of the bytes gone
 one sample would have hit it with the probability *confidence*, 1 - (1 - loss)^n.  Nothing
 comes from a cache, and nobody but this process knows what is drawn.  Where the partner's
 server can prove that it has a pack (:mod:`coopfs.ops.proofs`), the pack is not read.
+Where the store cannot promise that a put survives, the newest packs are read whole.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from coopfs.ids import ObjectId, PackId, short_hex
 from coopfs.ops.kept import Kept, keep_result, kept_results
 from coopfs.ops.progress import Progress
 from coopfs.ops.proofs import Prover
+from coopfs.ops.readback import newest_packs, read_back
 from coopfs.store.base import AUDIT_PASSED, Kind
 
 SAMPLES_MAX: Final = 1_000_000  # a typing error should not read for a month
@@ -117,6 +119,10 @@ def audit_archive(
     checks = _checks(samples, prover)
     read_len = bad_samples = 0
     progress.start(len(checks), None)
+    if not archive.store.is_durable:
+        newest = newest_packs(archive)
+        bad |= read_back(archive, newest)
+        read_len += sum(pack.size for pack in newest)
     with ThreadPoolExecutor(THREADS, "coopfs-audit") as pool:
         try:
             problems = pool.map(lambda check: check.problem(archive, prover), checks)
@@ -249,6 +255,25 @@ def _problem(archive: Archive, pack: PackInfo, block: BlockInfo) -> str:
                 f"tag is right: writer {short_hex(pack.writer_id)} stored it so"
             )
     return ""
+
+
+def audits_text(audits: Sequence[AuditResult]) -> str:
+    """Say how the last of *audits* (oldest first) went, and those before it; "" if none."""
+    if not audits:
+        return ""
+    *before, last = audits
+    day = time.strftime("%Y-%m-%d", time.localtime(last.time_ns / 1e9))
+    text = f"{day}: " + (
+        f"passed ({last.samples:,} samples)"
+        if last.is_passed
+        else f"FAILED ({last.bad_packs:,} packs missing or damaged)"
+    )
+    if before:
+        failed = sum(not audit.is_passed for audit in before)
+        text += f"; {len(before):,} before it, " + (
+            f"{failed:,} failed" if failed else "all passed"
+        )
+    return text
 
 
 def past_audits(folder: Path) -> list[AuditResult]:

@@ -33,6 +33,7 @@ from coopfs.ops.kept import Kept, keep_result, kept_results
 from coopfs.ops.pack_sums import pack_sums
 from coopfs.ops.progress import Progress
 from coopfs.ops.restore import RestoreRequest, restore
+from coopfs.ops.wording import duration_text, size_text
 
 FILES: Final = 20
 BYTES: Final = 1 << 30
@@ -153,6 +154,25 @@ def run_drill(
 def past_drills(folder: Path) -> list[DrillResult]:
     """Return the kept results of earlier drills, oldest first (CoopfsError)."""
     return kept_results(folder, Kept.DRILLS, DrillResult)
+
+
+def drills_text(drills: Sequence[DrillResult]) -> str:
+    """Say how the last of *drills* (oldest first) went, and those before it; "" if none."""
+    if not drills:
+        return ""
+    *before, last = drills
+    day = time.strftime("%Y-%m-%d", time.localtime(last.time_ns / 1e9))
+    if not last.is_passed:
+        text = f"{day}: FAILED ({last.bad_files:,} of {last.bad_files + last.files:,} files)"
+    else:
+        text = f"{day}: passed ({last.files:,} files, {size_text(last.size)}"
+        text += f"; all in {duration_text(last.full_s)})" if last.full_s is not None else ")"
+    if before:
+        failed = sum(not drill.is_passed for drill in before)
+        text += f"; {len(before):,} before it, " + (
+            f"{failed:,} failed" if failed else "all passed"
+        )
+    return text
 
 
 # --- drawing ------------------------------------------------------------------------

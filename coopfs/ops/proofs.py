@@ -9,6 +9,7 @@ answered: coopfs-format(5), "Index object", "Answers".
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -82,6 +83,34 @@ class Prover:
         if answer != expected:
             return "the partner's proof is wrong: it does not have it as it was stored"
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionsLeft:
+    """Questions about this host's packs that were never asked."""
+
+    packs: int  # of this host
+    askable: int  # of those, with a question left
+    questions: int
+
+
+def questions_left(archive: Archive) -> QuestionsLeft:
+    """Count what a partner can still be asked; marked and lost packs do not count.
+
+    Raises:
+        CoopfsError: what was asked cannot be read.
+    """
+    following = _used(archive.state_folder / USED_FILE)
+    rows = archive.state.connection.execute(
+        "SELECT pack_no, pack_id, LENGTH(audit_answers) FROM packs WHERE writer_id = ?",
+        (archive.ring.writer_id or b"",),
+    )
+    left = [
+        max(length // ANSWER_LEN - following.get(pack_id.hex(), 0), 0)
+        for pack_no, pack_id, length in rows.fetchall()
+        if archive.index.is_usable(pack_no)
+    ]
+    return QuestionsLeft(len(left), sum(number > 0 for number in left), sum(left))
 
 
 def _used(path: Path) -> dict[str, int]:

@@ -30,14 +30,22 @@ from coopfs.errors import (
 from coopfs.format.body import seal_body
 from coopfs.format.chunker import Chunker
 from coopfs.format.keys import Role, SigningKey
-from coopfs.format.snapshot import SnapshotFacts, State, check_label, encode_snapshot
+from coopfs.format.snapshot import (
+    ClockFacts,
+    SnapshotFacts,
+    State,
+    check_label,
+    encode_snapshot,
+)
 from coopfs.ids import ID_LEN, SnapshotId, TreeId
+from coopfs.ops.clock import LATE_S, ClockProbe, with_second_opinion
 from coopfs.ops.content import ContentReader
 from coopfs.ops.folder import WalkRules
 from coopfs.ops.progress import Progress
 from coopfs.ops.salvage import Salvage
 from coopfs.ops.secure import is_stale, secure_tree
 from coopfs.ops.source_paths import SourceStorer
+from coopfs.ops.suspicion import snapshot_doubts
 from coopfs.ops.tally import Tally
 from coopfs.ops.walk import FormerTreeDamaged, Walker
 from coopfs.ops.witness import Witnesses
@@ -71,6 +79,7 @@ class SnapshotReport:
     facts: SnapshotFacts
     parent: SnapshotId | None
     duration_s: float
+    clock_doubts: tuple[str, ...]  # why the date may be wrong, in words
 
 
 def take_snapshot(
@@ -159,6 +168,7 @@ class _Run:
         self._sources = SourceStorer(
             self._walker, self._witnesses, archive, self._writer, request.rules
         )
+        self._clock = ClockProbe(archive.settings.ntp_servers)
         self._in_file = 0  # bytes read of the file being read
         self._is_checkpointing = False
         self._head = self._newest()
@@ -199,6 +209,7 @@ class _Run:
             facts,
             parent.snapshot_id if parent else None,
             time.monotonic() - self._start,
+            tuple(snapshot_doubts(facts, parent, self._archive.store.clock_ahead_s())),
         )
 
     def _check_request(self) -> None:
@@ -308,7 +319,7 @@ class _Run:
             time_ns=self._start_ns,
             zone_offset_s=local.tm_gmtoff,
             zone_name=local.tm_zone,
-            clock=None,
+            clock=self._clock_facts(),
             root=root,
             sources=request.paths,
             excludes=request.excludes,
@@ -324,12 +335,18 @@ class _Run:
             end_ns=time.time_ns(),
         )
 
+    def _clock_facts(self) -> ClockFacts:
+        store = self._archive.store
+        return with_second_opinion(self._clock.facts(), store.address, store.clock_ahead_s())
+
     def _secure(self, root: TreeId) -> float:
         return secure_tree(self._archive, self._writer, root, self._generation, self._begun_s)
 
     def _commit(self, root: TreeId, state: State) -> tuple[SnapshotFacts, Snapshot | None]:
         """Put the snapshot object: the one moment from which the snapshot exists."""
         archive = self._archive
+        if state is State.COMPLETE:
+            self._clock.facts(LATE_S)  # a short run may be over before the answers are here
         if self._request.is_dry_run:
             return self._facts(root, state), None
         self._flush()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.heads import Heads
 from coopfs.archive.settings import (
     ArchiveSettings,
     OtherStore,
@@ -43,6 +44,17 @@ class Moved:
     rollback: str  # which snapshots the new store does not show, to be accepted; "": it has all
     old_store_error: str  # why the old store could not be asked for what is new; "": it was
     is_owner_known: bool  # False: the admin key is not here, so a partner does not know it yet
+
+
+def what_is_behind(dirs: Dirs, copy: Archive) -> list[str]:
+    """Return what a refreshed copy does not have of what the archive is known to have."""
+    behind = []
+    for head in Heads(dirs.archive_state(copy.config.archive_id)).all():
+        there = copy.heads.get(head.host, head.series)
+        if there is None or there.number < head.number:
+            newest = f"number {there.number}" if there else "nothing"
+            behind.append(f"{newest} of {head.host}/{head.series}, not {head.number}")
+    return behind
 
 
 def add_store(dirs: Dirs, settings: ArchiveSettings, name: str, address: str) -> ArchiveSettings:

@@ -14,8 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from coopfs.archive.snapshots import Snapshot
+from coopfs.format.snapshot import ClockFacts, SnapshotFacts
 from coopfs.ids import ArchiveId, SnapshotId
 
+NS: Final = 1_000_000_000
+OFFSET_MAX_NS: Final = NS  # an offset over one second is pointed out: DESIGN, "Clock"
+APART_MAX_S: Final = 2.0  # of two clocks, where one tells whole seconds only
 DAY_NS: Final = 86_400 * 1_000_000_000  # a zone or a slow clock is forgiven, DESIGN "Data ..."
 
 FUTURE: Final = "it lies in the future"
@@ -96,3 +100,49 @@ def _longest_ending(times: Sequence[int]) -> list[int]:
         ends[place : place + 1] = [time]
         lengths.append(place + 1)
     return lengths
+
+
+# --- of one snapshot, when it is taken or shown -----------------------------------
+
+
+def clock_doubts(clock: ClockFacts | None) -> list[str]:
+    """Return what is wrong with a host's clock, in words; nothing where nobody knows."""
+    if clock is None or not clock.source:
+        return []
+    doubts = []
+    if not clock.is_synchronised:
+        doubts.append(f"the clock is not synchronised (says {clock.source})")
+    if abs(clock.offset_ns) > OFFSET_MAX_NS:
+        doubts.append(f"the clock is {apart_text(-clock.offset_ns / NS)} {clock.source}")
+    return doubts
+
+
+def snapshot_doubts(
+    facts: SnapshotFacts, previous: Snapshot | None, partner_ahead_s: float | None
+) -> list[str]:
+    """Return why the date of a snapshot just taken may be wrong, in words.
+
+    *partner_ahead_s*: how far the partner's clock is ahead of ours, where it is known.
+    """
+    doubts = clock_doubts(facts.clock)
+    is_measured = facts.clock is not None and facts.clock.is_synchronised
+    if is_measured and partner_ahead_s is not None and abs(partner_ahead_s) > APART_MAX_S:
+        doubts.append(
+            f"the clock is {apart_text(-partner_ahead_s)} the partner's; one of them is wrong"
+        )
+    if previous is not None and is_dated_before(facts, previous.facts):
+        doubts.append(
+            f"its date lies {(previous.facts.time_ns - facts.time_ns) / NS:,.1f} s before that of "
+            f"number {previous.facts.number}, which it follows: the clock was set back"
+        )
+    return doubts
+
+
+def apart_text(ahead_s: float) -> str:
+    """Return "3.0 s ahead of" or "3.0 s behind", for a clock and what it is compared with."""
+    return f"{abs(ahead_s):,.1f} s " + ("ahead of" if ahead_s > 0 else "behind")
+
+
+def is_dated_before(facts: SnapshotFacts, previous: SnapshotFacts) -> bool:
+    """Tell whether a snapshot's date lies before that of the one it follows."""
+    return facts.time_ns < previous.time_ns

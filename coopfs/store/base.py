@@ -68,6 +68,8 @@ class Store(ABC):
     address: str  # as the user wrote it, without secrets
     is_local: bool  # True: reading is as cheap as a local file, a disk cache gains nothing
     is_durable: bool  # True: once put() has returned, the object survives a power cut
+    # True: a writer's key can neither delete nor replace; None: that cannot be seen from here.
+    is_guarded: bool | None = False
     can_prove: bool = False  # True: prove() asks whoever keeps it for a proof of possession
 
     def keep_to(self, line: Line) -> None:
@@ -143,6 +145,13 @@ class Store(ABC):
     def note_audit(self, time_ns: int, outcome: str) -> None:
         """Remember, where partners are listed, how an audit went: *outcome* in a few words."""
         return
+
+    def clock_ahead_s(self) -> float | None:
+        """Return how far the keeper's clock is ahead of ours, as it last said; untrusted.
+
+        Nothing is asked for it.  None where no clock was told.
+        """
+        return None
 
     @abstractmethod
     def get_config(self) -> bytes:

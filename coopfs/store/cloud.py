@@ -59,6 +59,7 @@ class CloudStore(Store):
 
     is_local = False
     is_durable = True
+    is_guarded = None  # policies and object locks do not show
 
     def __init__(self, address: str, *, is_new: bool = False) -> None:
         """Name the store at *address*; nothing is connected before the first call.

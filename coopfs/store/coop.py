@@ -232,6 +232,10 @@ class CoopStore(RestStore):
                 found.append(pack_id)
         return found
 
+    def clock_ahead_s(self) -> float | None:
+        """See :meth:`Store.clock_ahead_s`: right to a second or so."""
+        return self._clock_ahead_s
+
     def note_audit(self, time_ns: int, outcome: str) -> None:
         """See :meth:`Store.note_audit`."""
         if self._dirs is not None:

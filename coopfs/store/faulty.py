@@ -81,6 +81,7 @@ class FaultyStore(Store):
         self.can_prove = inner.can_prove
         self.is_local = inner.is_local if is_local is None else is_local
         self.is_durable = inner.is_durable if is_durable is None else is_durable
+        self.is_guarded = inner.is_guarded
         self.delay_s = 0.0
         self.gate: threading.Event | None = None
         self.requests: Counter[tuple[str, str]] = Counter()

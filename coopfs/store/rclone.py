@@ -92,6 +92,7 @@ class RcloneStore(RestStore):
     """See :class:`Store`.  Whether a put survives a power cut is up to the remote."""
 
     is_durable = False
+    is_guarded = False
 
 
 class RcloneServer:

@@ -55,6 +55,7 @@ class RestStore(Store):
 
     is_local = False
     is_durable = True  # until a server says that it is rclone
+    is_guarded: bool | None = None  # --append-only does not show
 
     def __init__(self, address: str, pool: Requests, path: str, patience: Patience) -> None:
         """*address* is shown, without secrets; *path*, quoted, begins and ends with a slash."""
@@ -190,10 +191,10 @@ class RestStore(Store):
     def _note(self, answer: Answer, label: str) -> None:
         """Learn from *answer*, about *label*, what the server is; for subclasses to extend."""
         if FEATURES_HEADER in answer.headers:
-            self._never_replaces = True
+            self._never_replaces = self.is_guarded = True
         elif answer.headers.get("Server", "").startswith("rclone/"):
             self._is_rclone = True
-            self.is_durable = False
+            self.is_durable = self.is_guarded = False
 
     def _receive(self, receipt: str, kind: Kind, name: bytes, size: int) -> None:
         """Take what the server signed, in base64, about an object put; for subclasses to keep."""
