@@ -25,6 +25,7 @@ PARSER_OF = {
     "snapshot-partial": "snapshot",
     "amendment-of-nothing": "amendment",
     "forget-with-chains": "forget",
+    "distrust-taken-back": "distrust",
     "config": "config-body",
 } | {name: case.parser for name, case in rejects.ACCEPTED.items()}
 ODD = (

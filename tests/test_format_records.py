@@ -43,6 +43,15 @@ def test_a_forget_record_comes_back(
     assert records.decode_forget(records.encode_forget(record), "record") == record
 
 
+@given(st.binary(min_size=16, max_size=16).map(WriterId), st.booleans(), id_lists, times)
+def test_a_distrust_record_comes_back(
+    writer_id: WriterId, is_distrusted: bool, there: tuple[SnapshotId, ...], time_ns: int
+) -> None:
+    record = records.Distrust(writer_id, is_distrusted, there, time_ns)
+
+    assert records.decode_distrust(records.encode_distrust(record), "record") == record
+
+
 @given(st.binary(min_size=32, max_size=32), labels, times)
 def test_an_enrolment_comes_back(public_key: bytes, host: str, time_ns: int) -> None:
     record = records.Enrolment(writer_id_of(public_key), public_key, host, time_ns)

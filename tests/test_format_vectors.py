@@ -30,6 +30,7 @@ PARSERS: dict[str, Callable[[bytes], Any]] = {
     "enrolment": lambda data: records.decode_enrolment(data, "case"),
     "amendment": lambda data: records.decode_amendment(data, "case"),
     "forget": lambda data: records.decode_forget(data, "case"),
+    "distrust": lambda data: records.decode_distrust(data, "case"),
     "config-body": lambda data: config.decode_config_body(data, "case"),
     "config": lambda data: config.peek_config(data, "case"),
     "pack-header": lambda data: decode_header(data, "case", PACK_ROLES),
@@ -117,6 +118,9 @@ def test_committed_records_parse() -> None:
     assert nothing == s.AMENDMENT_OF_NOTHING
     assert records.decode_forget(structure("forget"), "vector") == s.FORGET
     chains = records.decode_forget(structure("forget-with-chains"), "vector")
+    assert records.decode_distrust(structure("distrust"), "vector") == s.DISTRUST
+    taken_back = records.decode_distrust(structure("distrust-taken-back"), "vector")
+    assert taken_back == s.DISTRUST_TAKEN_BACK
     assert chains == s.FORGET_WITH_CHAINS
 
 

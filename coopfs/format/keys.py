@@ -34,6 +34,7 @@ class Role(IntEnum):
     ENROLMENT = 6
     AMENDMENT = 7
     FORGET = 8
+    DISTRUST = 9
 
 
 # Roles that share the key named "snapshot": all lie under snapshots/ in the store.

@@ -1,6 +1,6 @@
 """Records about writers and snapshots: small signed bodies under ``snapshots/``.
 
-Enrolments and forget records count only with the admin's signature, amendments
+Enrolments, forget and distrust records count only with the admin's signature, amendments
 with an enrolled writer's.  Byte tables: coopfs-format(5), "Records".
 """
 
@@ -53,6 +53,21 @@ class ForgetRecord:
     # What each of them followed, in the same order, so that a chain can be walked across
     # what is gone; may be shorter.
     previous: tuple[tuple[SnapshotId, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Distrust:
+    """The admin's word that a writer's key was in the wrong hands, or after all was not.
+
+    The newest by time counts for each writer.
+    """
+
+    writer_id: WriterId
+    is_distrusted: bool
+    # Of the writer's, those that were there then: they are shown, as distrusted.  What it
+    # signs later does not count, whatever date it bears.
+    snapshot_ids: tuple[SnapshotId, ...]
+    time_ns: int
 
 
 def encode_enrolment(record: Enrolment) -> bytes:
@@ -152,3 +167,34 @@ def decode_forget(body: bytes, what: str) -> ForgetRecord:
     if len(previous) > len(ids):
         raise ObjectCorrupt(f"{what}: more chains than snapshots")
     return ForgetRecord(tuple(map(SnapshotId, ids)), encoding.i64(f, 1, what), previous)
+
+
+def encode_distrust(record: Distrust) -> bytes:
+    """Return the canonical body (ObjectCorrupt: no reader would accept it)."""
+    body = encoding.encode(
+        compact(
+            {
+                0: record.writer_id,
+                1: record.is_distrusted,
+                2: list(record.snapshot_ids) or None,
+                3: record.time_ns,
+            }
+        )
+    )
+    decode_distrust(body, "new distrust record")
+    return body
+
+
+def decode_distrust(body: bytes, what: str) -> Distrust:
+    """Parse a distrust record (ObjectCorrupt, FormatUnsupported)."""
+    f = encoding.fields_of(encoding.decode(body, what), what, frozenset(range(4)))
+    is_distrusted = f.get(1)
+    if type(is_distrusted) is not bool:
+        raise ObjectCorrupt(f"{what}: does not say whether the writer is distrusted")
+    name = encoding.exact_bin(ID_LEN, what)
+    return Distrust(
+        writer_id=WriterId(encoding.bin_(f, 0, what, size=WRITER_ID_LEN)),
+        is_distrusted=is_distrusted,
+        snapshot_ids=tuple(map(SnapshotId, encoding.list_of(f, 2, what, name, IDS_MAX))),
+        time_ns=encoding.i64(f, 3, what),
+    )

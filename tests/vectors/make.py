@@ -159,6 +159,8 @@ def structures() -> dict[str, bytes]:
         "amendment-of-nothing": records.encode_amendment(s.AMENDMENT_OF_NOTHING),
         "forget": records.encode_forget(s.FORGET),
         "forget-with-chains": records.encode_forget(s.FORGET_WITH_CHAINS),
+        "distrust": records.encode_distrust(s.DISTRUST),
+        "distrust-taken-back": records.encode_distrust(s.DISTRUST_TAKEN_BACK),
         "config": config.encode_config_body(s.CONFIG),
         **{name: case.data for name, case in rejects.ACCEPTED.items()},
     }
@@ -174,6 +176,7 @@ def objects() -> dict[str, bytes]:
         "enrolment": (Role.ENROLMENT, parts["enrolment"], s.ADMIN),
         "amendment": (Role.AMENDMENT, parts["amendment"], s.WRITER),
         "forget": (Role.FORGET, parts["forget"], s.ADMIN),
+        "distrust": (Role.DISTRUST, parts["distrust"], s.ADMIN),
         "config-copy": (Role.CONFIG, parts["config"], s.ADMIN),
     }
     found = {name: s.sealed(*arguments).data for name, arguments in sealed.items()}

@@ -93,6 +93,7 @@ def _body_cases() -> dict[str, Case]:
         "enrolment": (_map_of(records.encode_enrolment(s.ENROLMENT)), {}),
         "amendment": (_map_of(records.encode_amendment(s.AMENDMENT)), {}),
         "forget": (_map_of(records.encode_forget(s.FORGET)), {}),
+        "distrust": (_map_of(records.encode_distrust(s.DISTRUST)), {}),
         "config-body": (_map_of(config.encode_config_body(s.CONFIG)), {}),
     }
     wrong: dict[str, dict[str, dict[str, Any]]] = {
@@ -139,6 +140,13 @@ def _body_cases() -> dict[str, Case]:
             "more chains than ids": {"k2": [[], [], []]},
             "short id in a chain": {"k2": [[bytes(31)]]},
             "chain as bytes": {"k2": [bytes(32)]},
+        },
+        "distrust": {
+            "short writer id": {"k0": bytes(15)},
+            "says nothing": {"k1": None},
+            "said as a number": {"k1": 1},
+            "short id": {"k2": [bytes(31)]},
+            "time as float": {"k3": 1.5},
         },
         "config-body": {
             "short archive id": {"k1": bytes(15)},
@@ -193,7 +201,7 @@ def _header_cases() -> dict[str, Case]:
         "header: short": Case("pack-header", good[:63]),
         "header: text mode": Case("pack-header", good.replace(b"\r\n", b"\n") + b"\0"),
         "header: version": Case("pack-header", good[:8] + b"\2" + good[9:], NEWER),
-        "header: unknown role": Case("pack-header", good[:9] + b"\x09" + good[10:], NEWER),
+        "header: unknown role": Case("pack-header", good[:9] + b"\x63" + good[10:], NEWER),
         "header: another role": Case("pack-header", good[:9] + b"\3" + good[10:]),
         "header: epoch": Case("pack-header", good[:10] + b"\0\1" + good[12:], NEWER),
         "header: wrapping": Case("pack-header", good[:12] + b"\1" + good[13:], NEWER),

@@ -18,7 +18,7 @@ from coopfs.format.keys import ArchiveKeys, Role, SigningKey
 from coopfs.format.nodes import SpanTreeBuilder, build_tree
 from coopfs.format.pack import BlockDraft, BuiltPack, build_pack
 from coopfs.format.receipt import Receipt
-from coopfs.format.records import Amendment, Enrolment, ForgetRecord
+from coopfs.format.records import Amendment, Distrust, Enrolment, ForgetRecord
 from coopfs.format.snapshot import (
     ClockFacts,
     Counts,
@@ -294,6 +294,8 @@ FORGET = ForgetRecord((SnapshotId(digest_of("gone 1")), SnapshotId(digest_of("go
 FORGET_WITH_CHAINS = ForgetRecord(
     FORGET.snapshot_ids, TIME_NS, ((), (FORGET.snapshot_ids[0], SnapshotId(digest_of("fork"))))
 )
+DISTRUST = Distrust(WRITER.writer_id, True, FORGET.snapshot_ids, TIME_NS)
+DISTRUST_TAKEN_BACK = Distrust(WRITER.writer_id, False, (), TIME_NS + 1)
 CONFIG = ArchiveConfig(
     archive_id=ARCHIVE_ID,
     chunker=ChunkerParams(min_len=4 << 10, avg_len=16 << 10, max_len=64 << 10),
