@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hosts import Host
 
-from coopfs.cli import cmd_check
+from coopfs.cli import findings
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_damage_exits_1_and_the_text_is_bounded(host: Host, data_pack: Path) -> 
     assert ran.code == 1
     assert ran.err.count("is not in the store") == 1
     shown = [line for line in ran.out.splitlines() if line.startswith("  /")]
-    assert len(shown) == cmd_check.HURT_SHOWN
+    assert len(shown) == findings.HURT_SHOWN
     assert "and 51 more (--json has all)" in ran.out
     assert "151 files or folders of 1 snapshot cannot be read whole" in ran.out
     hurt = [line for line in lines if line["type"] == "hurt"]
@@ -80,7 +80,7 @@ def test_damage_exits_1_and_the_text_is_bounded(host: Host, data_pack: Path) -> 
 def test_names_in_the_text_cannot_steer_the_terminal(
     host: Host, data_pack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cmd_check, "HURT_SHOWN", 1000)
+    monkeypatch.setattr(findings, "HURT_SHOWN", 1000)
     kept = data_pack.rename(host.base / "kept")
     try:
         ran = host.run("check")

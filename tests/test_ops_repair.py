@@ -16,7 +16,7 @@ from coopfs.archive.archive import Archive
 from coopfs.errors import FormatUnsupported, StoreDenied, WrongKey
 from coopfs.format.keys import SigningKey
 from coopfs.ops.progress import NoProgress
-from coopfs.ops.repair import RepairReport, repair_index
+from coopfs.ops.repair import RepairReport, repair_archive
 from coopfs.store.base import Kind
 from coopfs.store.faulty import FaultyStore, SimulatedCrash
 
@@ -36,7 +36,7 @@ def taken(lab: Lab) -> Lab:
 
 def repair(archive: Archive, admin: SigningKey | None = None, *, dry: bool = False) -> RepairReport:
     key = None if dry else admin or key_of(archive)
-    return repair_index(archive, key, is_dry_run=dry, progress=NoProgress())
+    return repair_archive(archive, key, is_dry_run=dry, progress=NoProgress())
 
 
 def damage(store: FaultyStore, kind: Kind, name: bytes) -> None:

@@ -187,6 +187,8 @@ class Archive:
         """Take in new index objects; drop what only vanished or replaced ones listed."""
         self.unusable_index = []
         begun_s = boottime_s()
+        generation = self.index.generation
+        self.index.distrust(self.objects.distrusted().keys())
         for attempt in range(LISTINGS_MAX):
             known = self.index.known_objects()  # first: another process may be adding some
             listed = {info.name for info in self.store.list(Kind.INDEX)}
@@ -195,6 +197,8 @@ class Archive:
                 continue  # a prune is replacing them: list again
             break
         self.index.reload_if_changed()
+        if self.index.generation != generation:
+            self.drop_idle_metadata()
         self.index_read_s = begun_s
 
     def _take_in_index(self, new: list[ObjectId], *, is_first: bool) -> set[ObjectId]:
@@ -271,9 +275,18 @@ class Archive:
         Raises:
             StoreUnavailable: the partner cannot be reached; what was copied stays.
         """
+        # Not relied on is not unread: trees of a distrusted writer are looked at, too.
+        gone = self.index.marked() | self.index.lost().keys()
         for pack in self.index.packs():
-            if pack.is_meta and self.index.is_usable(pack.pack_no):
+            if pack.is_meta and pack.pack_id not in gone:
                 self.blocks.fetch_ahead(self.index.blocks_of(pack.pack_no), pack)
+        self.drop_idle_metadata()
+
+    def drop_idle_metadata(self) -> None:
+        """Drop cached trees of packs that have left the index, as a prune deleted them."""
+        known = {pack.pack_id for pack in self.index.packs() if pack.is_meta}
+        rows = self.state.connection.execute("SELECT pack_id FROM unindexed_packs").fetchall()
+        self.blocks.keep_only_metadata(known | {PackId(row[0]) for row in rows})
 
     def snapshots(self) -> list[Snapshot]:
         """Return the snapshots as last refreshed, oldest first."""

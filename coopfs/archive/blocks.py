@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -197,6 +197,11 @@ class BlockReader:
             for ordinal, block in enumerate(directory.blocks):
                 sealed = data[block.offset : block.offset + block.sealed_len]
                 self._cache.put(pack_id, ordinal, bytes(sealed), is_meta=True)
+
+    def keep_only_metadata(self, pack_ids: Container[PackId]) -> None:
+        """Drop the cached metadata of all packs but *pack_ids* from the disk cache."""
+        if self._cache is not None:
+            self._cache.keep_only_meta(pack_ids)
 
     def forget_memory(self) -> None:
         """Drop all decoded blocks."""

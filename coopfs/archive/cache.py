@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -59,6 +60,19 @@ class BlockCache:
             return
         if not is_meta:
             self._count(len(sealed))
+
+    def keep_only_meta(self, pack_ids: Container[PackId]) -> None:
+        """Drop the metadata blocks of all packs but *pack_ids*."""
+        for path in (self._folder / "meta").glob("*/*"):
+            name, _, _ = path.name.partition("-")
+            try:
+                is_kept = PackId(bytes.fromhex(name)) in pack_ids
+            except ValueError:
+                is_kept = False
+            # A part that is being written may be of a pack that has only just become known.
+            if not is_kept and path.suffix != ".part":
+                with suppress(OSError):
+                    path.unlink()
 
     def _count(self, added: int) -> None:
         with self._lock:

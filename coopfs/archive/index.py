@@ -1,7 +1,7 @@
 """The index: where every chunk lies, looked up locally, rebuilt from the store.
 
 Owns chunk -> block -> pack, and which packs may not be relied on (marked by a
-prune, lost).  Every location of a chunk is kept; readers fall back to the next.
+prune, lost, of a writer that is distrusted).  Every location of a chunk is kept; readers fall back to the next.
 Thread-safe.  Object format: coopfs-format(5), "Index object".
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from operator import itemgetter
 from typing import Final
 
@@ -28,7 +28,7 @@ from coopfs.archive.index_rows import (
 from coopfs.archive.state import State
 from coopfs.errors import ChunkMissing
 from coopfs.format.index import IndexedPack, IndexObject
-from coopfs.ids import ID_LEN, ChunkId, ObjectId, PackId, short_hex
+from coopfs.ids import ID_LEN, ChunkId, ObjectId, PackId, WriterId, short_hex
 
 PREFIX_LEN: Final = 16  # bytes of an id in the look-up table; 2^64 tries to collide
 BLOCKS_KEPT: Final = 1024  # decoded block rows in memory, ~6 KB each
@@ -70,6 +70,10 @@ class Index:
         unusable = self._state.connection.execute(
             "SELECT pack_no FROM packs JOIN lost_packs USING (pack_id)"
         ).fetchall()
+        distrusted = self._state.connection.execute(
+            "SELECT writer_id FROM distrusted_writers"
+        ).fetchall()
+        unusable += [(no,) for no in self.packs_by([row[0] for row in distrusted])]
         first = self._state.connection.execute("SELECT 1 FROM chunks LIMIT 1").fetchone()
         with self._lock:
             self._unusable = frozenset(row[0] for row in unusable)
@@ -78,6 +82,23 @@ class Index:
             self._hot = {}
             self._is_empty = first is None
             self.loaded_generation = generation
+
+    def packs_by(self, writer_ids: Collection[bytes]) -> set[int]:
+        """Return the numbers of the packs that are these writers', or of which only these say so.
+
+        A listing may bear any writer's id: what counts then is whose word it is.
+        """
+        if not writer_ids:
+            return set()
+        names = ", ".join("?" * len(writer_ids))
+        rows = self._state.connection.execute(
+            f"SELECT pack_no FROM packs WHERE writer_id IN ({names})"
+            " UNION SELECT pack_no FROM packs WHERE NOT EXISTS (SELECT 1 FROM pack_listings"
+            " JOIN index_objects USING (object_no) WHERE pack_listings.pack_no = packs.pack_no"
+            f" AND index_objects.writer_id NOT IN ({names}))",
+            (*writer_ids, *writer_ids),
+        )
+        return {row[0] for row in rows.fetchall()}
 
     def reload_if_changed(self) -> None:
         """Reload when another process has marked, lost or dropped packs, or added the first."""
@@ -283,9 +304,12 @@ class Index:
                 )
                 self._bump_generation()
             # A mark may have come before the object that lists its pack.
-            (has_lost,) = connection.execute("SELECT EXISTS (SELECT 1 FROM lost_packs)").fetchone()
+            (has_unusable,) = connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM lost_packs)"
+                " OR EXISTS (SELECT 1 FROM distrusted_writers)"
+            ).fetchone()
         self._is_empty = False
-        if has_lost:
+        if has_unusable:
             self.reload()
 
     def _add_pack(self, pack: IndexedPack, places: list[tuple[bytes, int]]) -> int:
@@ -381,6 +405,19 @@ class Index:
                 self._bump_generation()
         self.reload()
         return bool(again)
+
+    def distrust(self, writer_ids: Collection[WriterId]) -> None:
+        """Rely on no pack of exactly these writers; chunks are read from them if nowhere else."""
+        rows = self._state.connection.execute("SELECT writer_id FROM distrusted_writers")
+        if {row[0] for row in rows.fetchall()} == set(writer_ids):
+            return
+        with self._state.transaction() as connection:
+            connection.execute("DELETE FROM distrusted_writers")
+            connection.executemany(
+                "INSERT INTO distrusted_writers VALUES (?)", [(name,) for name in writer_ids]
+            )
+            self._bump_generation()
+        self.reload()
 
     def mark_lost(self, pack_id: PackId, reason: str) -> None:
         """Stop relying on a pack that is gone or damaged; the next snapshot sends it again."""

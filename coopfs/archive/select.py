@@ -94,7 +94,8 @@ def resolve(
         )
     if name == LATEST:
         complete = [s for s in chosen if s.facts.state is State.COMPLETE]
-        return (complete or chosen)[-1]
+        trusted = [s for s in complete if not s.is_distrusted]
+        return (trusted or complete or chosen)[-1]
     if _DATE.match(name):
         return _by_date(spec, name, chosen)
     by_folder = [s for s in chosen if name.split("~")[0] == folder_name(s.facts)]

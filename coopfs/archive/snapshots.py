@@ -7,37 +7,23 @@ that is not signed by the right key does not count and is reported.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from coopfs.archive.amendments import Words, apply_amendments
-from coopfs.archive.heads import Head, Heads
+from coopfs.archive.heads import Accepted, Head, Heads
+from coopfs.archive.omissions import Gap, Missing, continuing, find_gaps, rollback_message
+from coopfs.archive.records import Records
 from coopfs.archive.state import State
-from coopfs.errors import (
-    CoopfsError,
-    DataError,
-    ObjectNotFound,
-    Rollback,
-    SignatureInvalid,
-    WrongKey,
-)
-from coopfs.format.body import OpenedBody, check_name, open_body, verify_body
+from coopfs.archive.verifying import BY_ADMIN, UnusableObject, Verifier, label, open_objects
+from coopfs.errors import Rollback
+from coopfs.format.body import OpenedBody
 from coopfs.format.config import ArchiveConfig
 from coopfs.format.keys import ArchiveKeys, Role, writer_id_of
-from coopfs.format.records import (
-    Amendment,
-    Enrolment,
-    ForgetRecord,
-    decode_amendment,
-    decode_enrolment,
-    decode_forget,
-)
 from coopfs.format.snapshot import SnapshotFacts, decode_snapshot
 from coopfs.ids import ObjectId, SnapshotId, WriterId, short_hex
 from coopfs.store.base import Kind, Store
-
-ROLES: Final = (Role.SNAPSHOT, Role.CONFIG, Role.ENROLMENT, Role.AMENDMENT, Role.FORGET)
-_BY_ADMIN: Final = frozenset((Role.CONFIG, Role.ENROLMENT, Role.FORGET))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +33,7 @@ class Snapshot:
     snapshot_id: SnapshotId
     facts: SnapshotFacts  # as signed when it was taken
     words: Words | None = None  # where amendments have changed them
+    is_distrusted: bool = False  # by a writer whose key was in the wrong hands
     is_vouched: bool = False  # signed with the admin key: a copy, of whatever host
 
     @property
@@ -65,50 +52,52 @@ class Snapshot:
         return self.words is not None and self.words.is_held
 
 
-@dataclass(frozen=True, slots=True)
-class UnusableObject:
-    """An object under ``snapshots/`` that does not count."""
-
-    object_id: ObjectId
-    role: Role | None  # None: it could not even be opened
-    problem: str
-
-
-class SnapshotObjects:
+class SnapshotObjects(Records):
     """What lies under ``snapshots/``, as last refreshed."""
 
     def __init__(
         self, state: State, heads: Heads, keys: ArchiveKeys, config: ArchiveConfig, store: Store
     ) -> None:
         """Nothing is read before :meth:`refresh` or a look-up."""
-        self._state = state
+        super().__init__(state)
         self._heads = heads
         self._keys = keys
         self._config = config
         self._store = store
         self._admin_id = writer_id_of(config.admin_public_key)
         self._snapshots: list[Snapshot] | None = None
+        self._disregarded: dict[SnapshotId, SnapshotFacts] = {}
         self._refused: tuple[str, ...] = ()  # amendments that do not count
-        self._writers: dict[WriterId, Enrolment] | None = None
         self.warnings: list[str] = []
         self.unusable: list[UnusableObject] = []  # as of the last refresh
 
     # --- looking up -----------------------------------------------------------
 
     def snapshots(self) -> list[Snapshot]:
-        """Return the snapshots that count, by time, host, series and number."""
+        """Return the snapshots that count, by time, host, series and number.
+
+        Those of a distrusted writer that were there when it was distrusted say so.
+        """
         if self._snapshots is None:
-            facts_of = {
-                SnapshotId(object_id): decode_snapshot(body, _label(object_id))
-                for object_id, body in self._bodies(Role.SNAPSHOT)
-            }
+            distrusted = self.distrusted()
+            facts_of: dict[SnapshotId, SnapshotFacts] = {}
+            self._disregarded = {}
+            for name, body in self._bodies(Role.SNAPSHOT):
+                snapshot_id, facts = SnapshotId(name), decode_snapshot(body, label(name))
+                word = distrusted.get(facts.writer_id)
+                if word is None or snapshot_id in word.snapshot_ids:
+                    facts_of[snapshot_id] = facts
+                else:
+                    self._disregarded[snapshot_id] = facts
             hosts = {writer_id: record.host for writer_id, record in self.writers().items()}
-            amended = apply_amendments(facts_of, self.amendments(), hosts, self._admin_id)
+            amendments = [a for a in self.amendments() if a.writer_id not in distrusted]
+            amended = apply_amendments(facts_of, amendments, hosts, self._admin_id)
             found = [
                 Snapshot(
                     snapshot_id,
                     facts,
                     amended.words.get(snapshot_id),
+                    is_distrusted=facts.writer_id in distrusted,
                     is_vouched=facts.writer_id == self._admin_id,
                 )
                 for snapshot_id, facts in facts_of.items()
@@ -118,69 +107,47 @@ class SnapshotObjects:
             self._refused = amended.refused
         return self._snapshots
 
-    def writers(self) -> dict[WriterId, Enrolment]:
-        """Return the enrolled writers by id."""
-        if self._writers is None:
-            records = [
-                decode_enrolment(body, _label(object_id))
-                for object_id, body in self._bodies(Role.ENROLMENT)
-            ]
-            self._writers = {record.writer_id: record for record in records}
-        return self._writers
+    def disregarded(self) -> dict[SnapshotId, SnapshotFacts]:
+        """Return the snapshots that came after their writer was distrusted: they do not count."""
+        self.snapshots()
+        return self._disregarded
 
-    def amendments(self) -> list[Amendment]:
-        """Return the amendment records, oldest first."""
-        return [record for _, record in self.named_amendments()]
-
-    def named_amendments(self) -> list[tuple[ObjectId, Amendment]]:
-        """Return the amendment records with their objects' names, oldest first."""
-        found = [
-            (ObjectId(name), decode_amendment(body, _label(name)))
-            for name, body in self._bodies(Role.AMENDMENT)
+    def on_disregarded(self) -> list[str]:
+        """Say of which writers there are such snapshots, a sentence each."""
+        forgotten = self.forgotten()
+        count: dict[tuple[str, WriterId], int] = {}
+        for snapshot_id, facts in self.disregarded().items():
+            if snapshot_id not in forgotten:
+                key = facts.host, facts.writer_id
+                count[key] = count.get(key, 0) + 1
+        return [
+            f"{number} snapshot{'' if number == 1 else 's'} by writer {short_hex(writer_id)} of "
+            f"host {host} came after that writer was distrusted; they do not count (coopfs repair "
+            "takes them away)"
+            for (host, writer_id), number in sorted(count.items())
         ]
-        return sorted(found, key=lambda item: (item[1].time_ns, item[0]))
 
-    def forget_records(self) -> dict[ObjectId, ForgetRecord]:
-        """Return the valid forget records by their objects' names."""
-        return {
-            ObjectId(name): decode_forget(body, _label(name))
-            for name, body in self._bodies(Role.FORGET)
-        }
+    def _reset(self) -> None:
+        super()._reset()
+        self._snapshots = None
 
-    def forgotten(self) -> set[SnapshotId]:
-        """Return the snapshots that valid forget records let go."""
-        return set(self.forgotten_chains())
+    def gaps(self, accepted: Iterable[SnapshotId] = ()) -> list[Gap]:
+        """Return what snapshots are based on and is not there, let go, or *accepted* as missing.
 
-    def forgotten_chains(self) -> dict[SnapshotId, tuple[SnapshotId, ...]]:
-        """Return the snapshots that were let go, each with what it followed."""
-        found: dict[SnapshotId, tuple[SnapshotId, ...]] = {}
-        for record in self.forget_records().values():
-            chains = record.previous + ((),) * (len(record.snapshot_ids) - len(record.previous))
-            for snapshot_id, previous in zip(record.snapshot_ids, chains, strict=True):
-                found[snapshot_id] = found.get(snapshot_id) or previous
-        return found
-
-    def roles(self) -> dict[ObjectId, Role]:
-        """Return every object under ``snapshots/`` that counts, and what it is."""
-        rows = self._state.connection.execute(
-            "SELECT object_id, role FROM snapshot_objects WHERE body IS NOT NULL"
-        )
-        return {ObjectId(object_id): Role(role) for object_id, role in rows.fetchall()}
-
-    def _bodies(self, role: Role) -> list[tuple[bytes, bytes]]:
-        return self._state.connection.execute(
-            "SELECT object_id, body FROM snapshot_objects WHERE role = ? AND body IS NOT NULL",
-            (int(role),),
-        ).fetchall()
+        What a distrusted writer says its snapshots are based on is no matter.
+        """
+        items = [(s.snapshot_id, s.facts) for s in self.snapshots() if not s.is_distrusted]
+        explained = {s.snapshot_id for s in self.snapshots()}
+        explained |= self.forgotten() | self.disregarded().keys()
+        return find_gaps(items, explained | set(accepted))
 
     # --- refreshing -----------------------------------------------------------
 
     def refresh(self) -> None:
-        """Read what is new under ``snapshots/`` and compare with the heads.
+        """Read what is new under ``snapshots/`` and compare with what was seen before.
 
         Raises:
-            Rollback: the store shows less than before.
-            WrongKey: nothing there can be opened with this key.
+            Rollback: the store shows less than before; what is known stays as it was.
             StoreUnavailable: the partner cannot be reached.
         """
         try:
@@ -189,37 +156,68 @@ class SnapshotObjects:
             # A snapshot let go between the listing and the reading has its record by now.
             self._refresh()
 
-    def _refresh(self) -> None:
+    def accept_rollback(self) -> list[Accepted]:
+        """Go on with what the store shows; return what is missing, noted durably as accepted.
+
+        The heads are set back to what is left of each series.
+
+        Raises:
+            StoreUnavailable: the partner cannot be reached.
+        """
+        try:
+            self._refresh()
+        except Rollback:
+            self._refresh(is_accepting=True)
+        now_ns = time.time_ns()
+        missing = [
+            Accepted(gap.snapshot_id, gap.follower.host, gap.follower.series, None, now_ns)
+            for gap in self.gaps(self._heads.accepted_ids())
+        ]
+        self._heads.accept(missing, [])
+        self._refresh()
+        return [item for item in self._heads.accepted() if item.accepted_ns >= now_ns]
+
+    def _refresh(self, *, is_accepting: bool = False) -> None:
         # Before the listing: what another process adds meanwhile is not gone.
         known = {
-            ObjectId(row[0])
-            for row in self._state.connection.execute("SELECT object_id FROM snapshot_objects")
+            ObjectId(name): Role(role)
+            for name, role in self._state.connection.execute(
+                "SELECT object_id, role FROM snapshot_objects"
+            )
         }
+        seen = {name for name, role in known.items() if role is Role.SNAPSHOT}
+        seen |= {ObjectId(head.snapshot_id) for head in self._heads.all()}
         listed = self._listed()
-        if any(ObjectId(head.snapshot_id) not in listed for head in self._heads.all()):
-            listed = self._listed()  # before anything is dropped for it
-        new = [object_id for object_id in listed if object_id not in known]
-        opened = self._open_new(new)
-        self._take_in(opened)
-        withheld = self._withheld_amendments(known - listed, listed)
-        self._drop(known - listed - withheld)
-        self._snapshots = None
-        self._writers = None
-        self.unusable = self._problems()
+        if not seen <= listed:
+            listed = self._listed()  # before anything is said or dropped for it
+        opened = open_objects(self._keys, self._store, sorted(listed - known.keys()))
+        unusable = self._take_in(opened)
+        gone = known.keys() - listed
+        missing = self._missing(gone, listed)
+        if missing and not is_accepting:
+            raise Rollback(rollback_message(missing, self._left(listed)))
+        withheld = self._withheld(gone, listed, is_accepting=is_accepting)
+        self._drop(gone - withheld)
+        if missing:
+            self._accept(missing, listed)
+        forgotten = self.forgotten()
+        self.unusable = [item for item in unusable if SnapshotId(item.object_id) not in forgotten]
         self.warnings = [item.problem for item in self.unusable]
         self.warnings += [
-            f"{_label(name)}: the store no longer shows this amendment of snapshots that are still "
-            "there; it counts all the same; ask the partner"
+            f"{label(name)}: the store no longer shows this {known[name].name.lower()} record; "
+            "it counts all the same; ask the partner"
             for name in sorted(withheld)
         ]
-        self._check_heads(listed)
+        self._heads.update(self._newest_heads())
+        self._heads.found_again({SnapshotId(name) for name in listed})
+        self.warnings += [gap.text for gap in self.gaps(self._heads.accepted_ids())]
         self.warnings += self._refused
+        self.warnings += self.on_disregarded()
 
     def add_own(self, snapshot_id: SnapshotId, body: bytes) -> Snapshot:
         """Take in a snapshot this host has just put; its series' head moves to it."""
-        self._insert([(snapshot_id, int(Role.SNAPSHOT), body, None)])
-        self._snapshots = None
-        facts = decode_snapshot(body, _label(snapshot_id))
+        self._insert([(snapshot_id, int(Role.SNAPSHOT), body)])
+        facts = decode_snapshot(body, label(snapshot_id))
         is_vouched = facts.writer_id == self._admin_id
         snapshot = Snapshot(snapshot_id, facts, is_vouched=is_vouched)
         self._heads.update([Head(facts.host, facts.series, facts.number, snapshot_id)])
@@ -228,90 +226,32 @@ class SnapshotObjects:
     def _listed(self) -> set[ObjectId]:
         return {info.name for info in self._store.list(Kind.SNAPSHOTS)}
 
-    def _open_new(self, names: list[ObjectId]) -> dict[ObjectId, OpenedBody | CoopfsError]:
-        opened: dict[ObjectId, OpenedBody | CoopfsError] = {}
-        for object_id in names:
-            try:
-                data = self._store.get(Kind.SNAPSHOTS, object_id)
-                check_name(data, object_id, _label(object_id))
-                opened[object_id] = open_body(self._keys, data, ROLES, _label(object_id))
-            except ObjectNotFound:
-                continue
-            except (DataError, WrongKey) as exc:
-                opened[object_id] = exc
-        return opened
-
-    def _take_in(self, opened: dict[ObjectId, OpenedBody | CoopfsError]) -> None:
+    def _take_in(self, opened: dict[ObjectId, OpenedBody | UnusableObject]) -> list[UnusableObject]:
+        """Keep what counts; return what does not: damage may be mended, an update read it."""
+        unusable = [item for item in opened.values() if isinstance(item, UnusableObject)]
+        bodies = {name: o for name, o in opened.items() if isinstance(o, OpenedBody)}
         # Enrolments first: the rest is verified with what they say.
-        rows: list[tuple[bytes, int, bytes | None, str | None]] = []
-        for object_id, item in opened.items():
-            if isinstance(item, OpenedBody) and item.role in _BY_ADMIN:
-                rows.append(self._verified(object_id, item, self._config.admin_public_key))
-        self._insert(rows)
-        self._writers = None
-        rows = []
-        for object_id, item in opened.items():
-            if isinstance(item, CoopfsError):
-                # Not kept: damage may be mended, a newer format read by a newer coopfs.
-                rows.append((object_id, 0, None, str(item)))
-            elif item.role not in _BY_ADMIN:
-                rows.append(self._verified(object_id, item, None))
-        self._insert(rows)
+        for of_admin in (True, False):
+            verifier = Verifier(self._config, self.writers())
+            rows = []
+            for name, body in bodies.items():
+                if (body.role in BY_ADMIN) is of_admin:
+                    problem = verifier.problem_of(name, body)
+                    if problem is None:
+                        rows.append((bytes(name), int(body.role), body.body))
+                    else:
+                        unusable.append(problem)
+            self._insert(rows)
+        return sorted(unusable, key=lambda item: item.object_id)
 
-    def _insert(self, rows: list[tuple[bytes, int, bytes | None, str | None]]) -> None:
+    def _insert(self, rows: list[tuple[bytes, int, bytes]]) -> None:
         if rows:
             with self._state.transaction() as connection:
                 connection.executemany(
-                    "INSERT OR REPLACE INTO snapshot_objects VALUES (?, ?, ?, ?)", rows
+                    "INSERT OR REPLACE INTO snapshot_objects VALUES (?, ?, ?)", rows
                 )
-
-    def _verified(
-        self, object_id: ObjectId, opened: OpenedBody, public_key: bytes | None
-    ) -> tuple[bytes, int, bytes | None, str | None]:
-        try:
-            if public_key is None:
-                public_key = self._public_key_for(opened)
-            verify_body(opened, self._config.archive_id, public_key)
-            if opened.role is Role.ENROLMENT:
-                decode_enrolment(opened.body, opened.what)
-        except DataError as exc:
-            return object_id, int(opened.role), None, str(exc)
-        return object_id, int(opened.role), opened.body, None
-
-    def _public_key_for(self, opened: OpenedBody) -> bytes:
-        if opened.role is Role.SNAPSHOT:
-            facts = decode_snapshot(opened.body, opened.what)
-            writer_id, host = facts.writer_id, facts.host
-            if writer_id == self._admin_id and facts.origin is not None:
-                return self._config.admin_public_key  # copied or imported, of whatever host
-        else:
-            writer_id, host = decode_amendment(opened.body, opened.what).writer_id, ""
-            if writer_id == self._admin_id:
-                return self._config.admin_public_key
-        writer = self.writers().get(writer_id)
-        if writer is None:
-            raise SignatureInvalid(
-                f"{opened.what}: its writer {short_hex(writer_id)} is not enrolled in this archive"
-            )
-        if host and host != writer.host:
-            raise SignatureInvalid(
-                f"{opened.what}: says it is of host {host}, but its writer "
-                f"{short_hex(writer_id)} is enrolled for host {writer.host}; it does not count"
-            )
-        return writer.public_key
-
-    def _withheld_amendments(self, gone: set[ObjectId], listed: set[ObjectId]) -> set[ObjectId]:
-        """Return which of *gone* say something of snapshots that are still there.
-
-        Nobody deletes those: a store that hides one may want a hold not to count.
-        """
-        if not gone:
-            return set()
-        return {
-            name
-            for name, record in self.named_amendments()
-            if name in gone and not listed.isdisjoint(map(ObjectId, record.snapshot_ids))
-        }
+        # Another process may have added some.
+        self._reset()
 
     def _drop(self, gone: set[ObjectId]) -> None:
         if gone:
@@ -319,37 +259,60 @@ class SnapshotObjects:
                 connection.executemany(
                     "DELETE FROM snapshot_objects WHERE object_id = ?", [(name,) for name in gone]
                 )
-
-    def _problems(self) -> list[UnusableObject]:
-        """What could not be used; read again at the next refresh."""
-        rows = self._state.connection.execute(
-            "SELECT object_id, role, problem FROM snapshot_objects WHERE body IS NULL"
-            " ORDER BY object_id"
-        ).fetchall()
-        self._drop({ObjectId(object_id) for object_id, _, _ in rows})
-        return [
-            UnusableObject(ObjectId(object_id), Role(role) if role else None, problem)
-            for object_id, role, problem in rows
-        ]
+        self._reset()
 
     # --- rollback and omission ------------------------------------------------
 
-    def _check_heads(self, listed: set[ObjectId]) -> None:
-        heads = self._heads.all()
-        forgotten: set[SnapshotId] | None = None
-        for head in heads:
-            if ObjectId(head.snapshot_id) in listed:
-                continue
-            if forgotten is None:
-                forgotten = self.forgotten()
-            if head.snapshot_id not in forgotten:
-                raise Rollback(
-                    f"the store no longer shows snapshot {short_hex(head.snapshot_id)}, number "
-                    f"{head.number} of {head.host}/{head.series}, which this machine has seen: "
-                    "it was put back to an older copy, or something is withheld; "
-                    "ask the partner before anything else"
+    def _missing(self, gone: set[ObjectId], listed: set[ObjectId]) -> list[Missing]:
+        """Return the snapshots seen here that the store does not show and nobody let go."""
+        seen = {
+            SnapshotId(name): facts
+            for name, facts in (
+                (name, decode_snapshot(body, label(name)))
+                for name, body in self._bodies(Role.SNAPSHOT)
+                if name in gone
+            )
+        }
+        found = {
+            snapshot_id: Missing(snapshot_id, facts.host, facts.series, facts.number, facts)
+            for snapshot_id, facts in seen.items()
+        }
+        for head in self._heads.all():
+            if ObjectId(head.snapshot_id) not in listed and head.snapshot_id not in found:
+                found[head.snapshot_id] = Missing(
+                    head.snapshot_id, head.host, head.series, head.number, None
                 )
-        self._heads.update(self._newest_heads())
+        if not found:
+            return []
+        explained = self.forgotten() | self._heads.accepted_ids() | self.disregarded().keys()
+        return [item for snapshot_id, item in found.items() if snapshot_id not in explained]
+
+    def _left(self, listed: set[ObjectId]) -> dict[tuple[str, str], SnapshotFacts]:
+        """Return the newest snapshot of each series that the store still shows."""
+        newest: dict[tuple[str, str], SnapshotFacts] = {}
+        for snapshot in sorted(self.snapshots(), key=lambda s: s.facts.number):
+            if ObjectId(snapshot.snapshot_id) in listed:
+                newest[snapshot.facts.host, snapshot.facts.series] = snapshot.facts
+        return newest
+
+    def _accept(self, missing: list[Missing], listed: set[ObjectId]) -> None:
+        now_ns = time.time_ns()
+        items = [Accepted(m.snapshot_id, m.host, m.series, m.number, now_ns) for m in missing]
+        gone = {item.snapshot_id for item in missing}
+        heads = []
+        for head in self._heads.all():
+            if head.snapshot_id in gone:
+                left = [
+                    s
+                    for s in self.snapshots()
+                    if (s.facts.host, s.facts.series) == (head.host, head.series)
+                    and s.facts.number <= head.number
+                ]
+                if left:
+                    newest = max(left, key=lambda s: s.facts.number)
+                    number, name = newest.facts.number, newest.snapshot_id
+                    heads.append(Head(head.host, head.series, number, name))
+        self._heads.accept(items, heads)
 
     def _newest_heads(self) -> list[Head]:
         """Return the heads to adopt: of each series the newest that continues the known one.
@@ -357,48 +320,14 @@ class SnapshotObjects:
         What claims a higher number and does not is warned about, and hides no other.
         """
         previous_of = self.forgotten_chains()
+        previous_of |= {name: facts.previous for name, facts in self.disregarded().items()}
         previous_of |= {s.snapshot_id: s.facts.previous for s in self.snapshots()}
-        by_series: dict[tuple[str, str], list[Snapshot]] = {}
-        for snapshot in self.snapshots():
-            by_series.setdefault((snapshot.facts.host, snapshot.facts.series), []).append(snapshot)
-        adopted = []
-        for (host, series), snapshots in by_series.items():
-            known = self._heads.get(host, series)
-            for snapshot in sorted(snapshots, key=lambda s: s.facts.number, reverse=True):
-                number = snapshot.facts.number
-                if known is not None and number <= known.number:
-                    break
-                if known is None or _reaches(snapshot, known.snapshot_id, previous_of):
-                    adopted.append(Head(host, series, number, snapshot.snapshot_id))
-                    break
-                self.warnings.append(
-                    f"snapshot {short_hex(snapshot.snapshot_id)} of {host}/{series} does not "
-                    f"continue number {known.number}, the newest known here; was that "
-                    "host's state lost, or are there two hosts of this name?"
-                )
+        items = [(s.snapshot_id, s.facts) for s in self.snapshots()]
+        adopted, strays = continuing(items, self._heads.all(), previous_of)
+        self.warnings += strays
         return adopted
-
-
-def _reaches(
-    snapshot: Snapshot, known: SnapshotId, previous_of: dict[SnapshotId, tuple[SnapshotId, ...]]
-) -> bool:
-    """Tell whether the chain of *snapshot* leads back to *known*."""
-    pending = [snapshot.snapshot_id]
-    seen: set[SnapshotId] = set()
-    while pending:
-        for snapshot_id in previous_of.get(pending.pop(), ()):
-            if snapshot_id == known:
-                return True
-            if snapshot_id not in seen:
-                seen.add(snapshot_id)
-                pending.append(snapshot_id)
-    return False
 
 
 def _order(snapshot: Snapshot) -> tuple[int, str, str, int]:
     facts = snapshot.facts
     return facts.time_ns, facts.host, facts.series, facts.number
-
-
-def _label(object_id: bytes) -> str:
-    return f"snapshots/{object_id.hex()[:16]}"

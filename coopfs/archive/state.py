@@ -18,7 +18,7 @@ from typing import Final
 from coopfs.archive.lock import file_lock
 from coopfs.errors import CoopfsError, StateBusy
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 FILE_NAME: Final = "index.db"
 BUSY_TIMEOUT_S: Final = 60  # a mount and a snapshot may write at once; each holds it shortly
 MMAP_LEN: Final = 1 << 30  # bytes of the file SQLite may map; saves a copy a page read
@@ -40,6 +40,8 @@ CREATE TABLE pack_listings (
     PRIMARY KEY (pack_no, object_no)) WITHOUT ROWID;
 -- Packs nothing may rely on any more: marked by a prune, or found damaged or gone.
 CREATE TABLE lost_packs (pack_id BLOB PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+-- Writers whose packs nothing may rely on, as the records said when the index was last read.
+CREATE TABLE distrusted_writers (writer_id BLOB PRIMARY KEY) WITHOUT ROWID;
 -- chunks: the ids, 32 bytes each, then the lengths, 4 bytes little-endian each.
 -- AUTOINCREMENT: a number is never given out again, as readers remember blocks by it.
 CREATE TABLE blocks (
@@ -62,9 +64,9 @@ CREATE TABLE unsent_nodes (
 CREATE TABLE sound_blocks (block_no INTEGER PRIMARY KEY);
 -- When this host first saw what a prune deletes after the grace: coopfs.archive.sightings.
 CREATE TABLE sightings (name BLOB PRIMARY KEY, seen_ns INTEGER NOT NULL) WITHOUT ROWID;
--- Objects under snapshots/: role and verified body, NULL where it could not be used.
+-- Objects under snapshots/ that count: role and verified body.
 CREATE TABLE snapshot_objects (
-    object_id BLOB PRIMARY KEY, role INTEGER NOT NULL, body BLOB, problem TEXT) WITHOUT ROWID;
+    object_id BLOB PRIMARY KEY, role INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
 -- What a source folder looked like when tree was made of it: see coopfs.ops.witness.
 CREATE TABLE witnesses (
     series TEXT NOT NULL, path BLOB NOT NULL, names BLOB NOT NULL, tree BLOB NOT NULL,

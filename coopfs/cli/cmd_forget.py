@@ -217,7 +217,8 @@ def _show(ctx: Context, verdicts: list[Verdict], result: ForgetResult | None) ->
     from coopfs.cli.render import count
 
     going = [verdict for verdict in verdicts if not verdict.is_kept]
-    doubtful = [verdict for verdict in verdicts if verdict.suspicion]
+    distrusted = [verdict for verdict in verdicts if verdict.snapshot.is_distrusted]
+    doubtful = [v for v in verdicts if v.suspicion and not v.snapshot.is_distrusted]
     shown = verdicts if result is None or ctx.verbosity else going
     if shown:
         for line in _table(shown):
@@ -228,6 +229,11 @@ def _show(ctx: Context, verdicts: list[Verdict], result: ForgetResult | None) ->
             f"{count(len(doubtful), 'snapshot')} with a doubtful time: kept, and counted for no "
             "rule; a wrong clock, or somebody invents dates (coopfs-forget(1)"
             + (")" if result is None else '; "--dry-run" names them)')
+        )
+    if any(verdict.is_kept for verdict in distrusted):
+        ctx.warn(
+            f"{count(len(distrusted), 'snapshot')} of distrusted writers: kept, and counted for no "
+            "rule; those that are named are let go"
         )
     kept = f"kept: {len(verdicts) - len(going):,}"
     if result is None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coopfs.cli.accepted import accepted_json, accepted_lines
 from coopfs.cli.context import Context
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def command(
         everything = archive.snapshots()
         fingerprint = heads_fingerprint(archive.heads.all())
         name = archive.settings.name
+        accepted = archive.heads.accepted()
     chosen = [
         snapshot
         for snapshot in everything
@@ -49,16 +51,27 @@ def command(
     if ctx.json:
         for snapshot in chosen:
             ctx.emit_json(_json(snapshot, known))
-        ctx.emit_json({"type": "archive", "snapshots": len(everything), "fingerprint": fingerprint})
+        ctx.emit_json(
+            {
+                "type": "archive",
+                "snapshots": len(everything),
+                "fingerprint": fingerprint,
+                "accepted_missing": [accepted_json(item) for item in accepted],
+            }
+        )
         return
     if not everything:
         ctx.echo(f'Archive {name!r} has no snapshots yet; "coopfs snapshot PATH" takes one.')
+        for line in accepted_lines(accepted):
+            ctx.echo(line)
         return
     for line in _long(chosen, known) if is_long else _short(chosen):
         ctx.echo(line)
     counted = f"{len(chosen)} of {len(everything)}" if chosen != everything else f"{len(chosen)}"
     plural = "" if counted == "1" else "s"
     ctx.echo(f"\n{counted} snapshot{plural}; fingerprint: {fingerprint}")
+    for line in accepted_lines(accepted):
+        ctx.echo(line)
 
 
 def _short(snapshots: list[Snapshot]) -> list[str]:
@@ -77,7 +90,7 @@ def _short(snapshots: list[Snapshot]) -> list[str]:
                 facts.host,
                 facts.series,
                 str(facts.number),
-                facts.state.name.lower() + (", held" if snapshot.is_held else ""),
+                _state_text(snapshot) + (", held" if snapshot.is_held else ""),
                 f"{facts.counts.files:,}",
                 size_text(facts.counts.size),
                 " ".join(snapshot.tags),
@@ -121,7 +134,7 @@ def _facts(snapshot: Snapshot, known: Mapping[SnapshotId, Snapshot]) -> list[tup
         ("clock", _clock_text(facts.clock)),
         ("", _order_text(snapshot, known)),
         ("series", f"{facts.host}/{facts.series}, number {facts.number}"),
-        ("state", facts.state.name.lower()),
+        ("state", _state_text(snapshot)),
         ("previous", " ".join(short_hex(item) for item in facts.previous) or "none"),
         ("sources", " ".join(path_text(path) for path in facts.sources)),
         ("excludes", " ".join(facts.excludes)),
@@ -139,6 +152,11 @@ def _facts(snapshot: Snapshot, known: Mapping[SnapshotId, Snapshot]) -> list[tup
         ("origin", _origin_text(snapshot)),
         ("writer", f"{short_hex(facts.writer_id)}, coopfs {facts.version}"),
     ]
+
+
+def _state_text(snapshot: Snapshot) -> str:
+    state = snapshot.facts.state.name.lower()
+    return f"{state}, DISTRUSTED" if snapshot.is_distrusted else state
 
 
 def _clock_text(clock: ClockFacts | None) -> str:
@@ -210,6 +228,7 @@ def _json(snapshot: Snapshot, known: Mapping[SnapshotId, Snapshot]) -> dict[str,
         "excludes": list(facts.excludes),
         "tags": list(snapshot.tags),
         "is_held": snapshot.is_held,
+        "is_distrusted": snapshot.is_distrusted,
         "description": snapshot.description,
         "counts": asdict(facts.counts),
         "problem_count": facts.problem_count,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coopfs.cli.accepted import accepted_json, accepted_lines
 from coopfs.cli.context import Context
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ def _text(settings: ArchiveSettings, stats: Stats) -> list[str]:
             f"{settings.name} ({short_hex(settings.archive_id)}) in {settings.shown_store}",
         ),
         ("snapshots", f"{stats.snapshots:,} in {series}{partial}"),
+        (
+            "distrusted",
+            f"{stats.distrusted:,} of them are by distrusted writers" if stats.distrusted else "",
+        ),
         ("backed up", f"{size_text(stats.size)} in {count(stats.files, 'file')}, all snapshots'"),
         ("different", f"{size_text(stats.data.plain_len)}{_ratio(stats.dedup_ratio)}"),
         ("stored", f"{size_text(stats.stored)}{_ratio(stats.total_ratio)}"),
@@ -68,6 +73,7 @@ def _text(settings: ArchiveSettings, stats: Stats) -> list[str]:
         ("drills", drills_text(stats.drills)),
     ]
     lines = [f"{title:<10} {text}" for title, text in facts if text]
+    lines += accepted_lines(stats.accepted)
     return lines + (["", *_table(stats.series)] if stats.series else [])
 
 
@@ -129,6 +135,8 @@ def _json(settings: ArchiveSettings, stats: Stats) -> dict[str, Any]:
         "free": stats.free,
         "lost_packs": stats.lost_packs,
         "drills": [{"is_passed": d.is_passed, **asdict(d)} for d in stats.drills],
+        "distrusted": stats.distrusted,
+        "accepted_missing": [accepted_json(item) for item in stats.accepted],
         "audits": [{"is_passed": a.is_passed, **asdict(a)} for a in stats.audits],
         "series": [
             {

@@ -130,7 +130,7 @@ def enrol(
 @command.command("list")
 @click.pass_obj
 def list_(ctx: Context) -> None:
-    """List the hosts that may write to the archive."""
+    """List the hosts that write to the archive, and which of them are distrusted."""
     from coopfs.cli.render import table
     from coopfs.ids import short_hex
     from coopfs.ops.writers import list_writers
@@ -148,6 +148,8 @@ def list_(ctx: Context) -> None:
                     "fingerprint": writer.fingerprint,
                     "snapshots": writer.snapshots,
                     "is_this_host": writer.is_this_host,
+                    "is_distrusted": writer.distrusted_ns is not None,
+                    "distrusted_ns": writer.distrusted_ns,
                 }
             )
         return
@@ -155,12 +157,19 @@ def list_(ctx: Context) -> None:
         (
             writer.host + ("*" if writer.is_this_host else ""),
             short_hex(writer.writer_id),
-            time.strftime("%Y-%m-%d", time.localtime(writer.enrolled_ns / 1e9)),
+            _day(writer.enrolled_ns),
             str(writer.snapshots),
+            "trusted"
+            if writer.distrusted_ns is None
+            else f"DISTRUSTED since {_day(writer.distrusted_ns)}",
             writer.fingerprint,
         )
         for writer in writers
     ]
-    titles = ("HOST", "WRITER", "ENROLLED", "SNAPSHOTS", "FINGERPRINT")
+    titles = ("HOST", "WRITER", "ENROLLED", "SNAPSHOTS", "STATE", "FINGERPRINT")
     for line in table(titles, rows, right="SNAPSHOTS"):
         ctx.echo(line)
+
+
+def _day(time_ns: int) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(time_ns / 1e9))

@@ -55,14 +55,14 @@ def check_archive(
         WrongKey: nothing in the store opens with this key.
     """
     with tempfile.TemporaryDirectory(prefix="check-", dir=archive.state_folder) as folder:
-        fresh = _fresh_archive(archive, Path(folder))
+        fresh = fresh_archive(archive, Path(folder))
         try:
             return _Check(archive, fresh, request, report, progress).run()
         finally:
             fresh.state.close()  # the store is the other's to close
 
 
-def _fresh_archive(archive: Archive, folder: Path) -> Archive:
+def fresh_archive(archive: Archive, folder: Path) -> Archive:
     """Return the same archive with an empty local state."""
     dirs = Dirs(config=folder / "config", state=folder / "state", cache=folder / "cache")
     return Archive(dirs, archive.settings, archive.ring, archive.store, archive.config, MEMORY_LEN)
@@ -111,18 +111,29 @@ class _Check:
     def _read_snapshots(self) -> list[Snapshot]:
         objects = self._fresh.objects
         objects.refresh()
+        harmless = objects.on_disregarded()
+        told_below = {gap.text for gap in objects.gaps()}
         for warning in objects.warnings:
-            self._damage(Subject.SNAPSHOT, b"", warning)
+            if warning in harmless:
+                self._findings.note(Subject.SNAPSHOT, b"", warning)
+            elif warning not in told_below:
+                self._damage(Subject.SNAPSHOT, b"", warning)
         snapshots = objects.snapshots()
         self.totals.snapshots = len(snapshots)
         self._check_omissions(snapshots)
+        self._check_distrusted(snapshots)
         self._check_config()
         return snapshots
 
     def _check_omissions(self, snapshots: list[Snapshot]) -> None:
-        here = {snapshot.snapshot_id for snapshot in snapshots}
-        here |= self._fresh.objects.forgotten()
-        for head in self._archive.heads.all():
+        objects, heads = self._fresh.objects, self._archive.heads
+        here = {snapshot.snapshot_id for snapshot in snapshots} | objects.disregarded().keys()
+        here |= objects.forgotten()
+        for accepted in heads.accepted():
+            if accepted.snapshot_id not in here:
+                self._findings.note(Subject.SNAPSHOT, accepted.snapshot_id, accepted.text)
+        here |= heads.accepted_ids()
+        for head in heads.all():
             if head.snapshot_id not in here:
                 self._damage(
                     Subject.SNAPSHOT,
@@ -133,24 +144,24 @@ class _Check:
                     "copy; ask the partner",
                 )
                 here.add(head.snapshot_id)
-        for snapshot in snapshots:
-            for previous in snapshot.facts.previous:
-                if previous in here:
-                    continue
-                here.add(previous)
-                facts = snapshot.facts
-                self._damage(
-                    Subject.SNAPSHOT,
-                    previous,
-                    f"snapshot {short_hex(previous)}, on which number {facts.number} of "
-                    f"{facts.host}/{facts.series} ({short_hex(snapshot.snapshot_id)}) is based, is "
-                    "not there, and nobody with the admin key let it go: withheld or deleted; "
-                    "ask the partner",
-                )
+        for gap in objects.gaps(here):
+            self._damage(Subject.SNAPSHOT, gap.snapshot_id, gap.text)
+
+    def _check_distrusted(self, snapshots: list[Snapshot]) -> None:
+        """Name the writers that are distrusted: what of theirs is whole is not thereby true."""
+        for writer_id, word in self._fresh.objects.distrusted().items():
+            count = sum(s.facts.writer_id == writer_id for s in snapshots)
+            day = time.strftime("%Y-%m-%d", time.localtime(word.time_ns / 1e9))
+            self._findings.note(
+                Subject.SNAPSHOT,
+                b"",
+                f"writer {short_hex(writer_id)} is distrusted since {day}: what its {count} "
+                "snapshots hold may be what somebody else wanted them to hold",
+            )
 
     def _check_config(self) -> None:
         copies = self._fresh.state.connection.execute(
-            "SELECT object_id, body FROM snapshot_objects WHERE role = ? AND body IS NOT NULL",
+            "SELECT object_id, body FROM snapshot_objects WHERE role = ?",
             (int(Role.CONFIG),),
         ).fetchall()
         if not copies:

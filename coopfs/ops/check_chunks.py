@@ -75,6 +75,11 @@ class ChunkTable:
             place += 1
         return is_whole
 
+    def need_node(self, node_id: bytes) -> bool:
+        """Note that a tree refers to a node that was just read; tell whether it counts as there."""
+        self.need(node_id, 0)  # whatever its length
+        return True
+
     def spoil(self, chunk_id: bytes, length: int) -> None:
         """Take one readable copy of the chunk as lost; nothing happens when there is none."""
         (prefix,) = _PREFIX.unpack(chunk_id)
@@ -86,6 +91,11 @@ class ChunkTable:
                 facts[place] |= _SPOILED
                 return
             place += 1
+
+    def needed(self) -> tuple[int, int]:
+        """Return (count, bytes) of the copies something refers to."""
+        lengths = [fact & _LEN_MASK for facts in self._facts for fact in facts if fact & _NEEDED]
+        return len(lengths), sum(lengths)
 
     def unneeded(self) -> tuple[int, int]:
         """Return (count, bytes) of the readable copies nothing refers to."""

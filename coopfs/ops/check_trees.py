@@ -112,9 +112,9 @@ class TreeCheck:
             self._damage(tree_id, f"tree {short_hex(tree_id)}: cannot be read: {_why(exc)}")
             return
         self.node_count += 1
-        self._table.need(tree_id, 0)
         self._check_names(below, node)
         frame = _Frame(tree_id, node.level)
+        frame.is_hurt = not self._table.need_node(tree_id)
         for entry in node.entries:
             if entry.tree is not None:
                 frame.below.append(_Below(entry.tree, True, entry.totals, 0, b"", None, entry.name))
@@ -253,9 +253,8 @@ class TreeCheck:
             self._damage(node_id, f"span node {short_hex(node_id)}: cannot be read: {_why(exc)}")
             return
         self.node_count += 1
-        self._table.need(node_id, 0)
+        is_hurt = not self._table.need_node(node_id)
         length = 0
-        is_hurt = False
         for span_len, chunk_id in node.spans:
             length += span_len
             if chunk_id is not None and not self._table.need(chunk_id, span_len):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -65,7 +65,7 @@ def refuse_unreadable(archive: Archive) -> None:
         if item.role is None:
             raise DataError(
                 f"{item.problem}; nothing was let go, as it may be what protects a snapshot; "
-                'run "coopfs check"'
+                'run "coopfs check"; "coopfs repair" takes away what was never of this archive'
             )
 
 
@@ -83,6 +83,20 @@ def apply_forget(archive: Archive, verdicts: Sequence[Verdict], admin: SigningKe
     going = {v.snapshot.snapshot_id: v.snapshot.facts.previous for v in verdicts if not v.is_kept}
     if not going:
         return ForgetResult((), 0, 0, "")
+    return let_go(archive, going, admin)
+
+
+def let_go(
+    archive: Archive, going: Mapping[SnapshotId, tuple[SnapshotId, ...]], admin: SigningKey
+) -> ForgetResult:
+    """Say durably that objects of a refreshed archive do not count any more, then delete them.
+
+    *going*: what each of them followed; nothing for what is no snapshot.
+
+    Raises:
+        StoreError: the record could not be put (nothing was let go then), or an object
+            not deleted; the same again goes on.
+    """
     chains = archive.objects.forgotten_chains()
     if not going.keys() <= chains.keys():
         chains |= going

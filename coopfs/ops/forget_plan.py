@@ -3,8 +3,8 @@
 The rules are restic's (its manual, "Removing snapshots according to a policy"), applied
 to each series by itself, in the time zone each snapshot was taken in.  Three things
 differ, so that invented dates push nothing real out: a snapshot whose time cannot be
-right stays and counts for no rule; the newest of a series always stays; and a partial
-one counts for none and goes once a complete one follows it.
+right, or whose writer is distrusted, stays and counts for no rule; the newest of a series
+always stays; and a partial one counts for none and goes once a complete one follows it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Verdict:
     snapshot: Snapshot
     is_kept: bool
     reasons: tuple[str, ...]  # why it stays; why it goes
-    suspicion: str = ""  # why its time is not believed
+    suspicion: str = ""  # why its time is not believed, or all of it
 
 
 def plan_forget(
@@ -128,6 +128,7 @@ def plan_named(named: Iterable[Snapshot]) -> list[Verdict]:
 
 
 HELD: Final = "held"
+DISTRUSTED: Final = "its writer is distrusted"
 NEWEST: Final = "newest of its series"
 NEWEST_COMPLETE: Final = "newest complete one of its series"
 NO_RULE: Final = "no rule keeps it"
@@ -154,9 +155,12 @@ def _plan_series(
     is_chosen: Callable[[Snapshot], bool],
     receipts: Mapping[SnapshotId, int],
 ) -> list[Verdict]:
-    suspicious = suspicions(everything, now_ns, receipts)
-    newest = max(everything, key=_by_number)
-    complete = [s for s in everything if s.facts.state is State.COMPLETE]
+    # A hacked host's word decides nothing, not even what is out of order.
+    trusted = [s for s in everything if not s.is_distrusted]
+    suspicious = suspicions(trusted, now_ns, receipts)
+    suspicious |= {s.snapshot_id: DISTRUSTED for s in everything if s.is_distrusted}
+    newest = max(trusted or everything, key=_by_number)
+    complete = [s for s in trusted or everything if s.facts.state is State.COMPLETE]
     newest_complete = max(complete, key=_by_number, default=newest)
     chosen = sorted(filter(is_chosen, everything), key=_order)
     counted = [
@@ -170,7 +174,8 @@ def _plan_series(
         suspicion = suspicious.get(snapshot.snapshot_id, "")
         reasons = [HELD] if snapshot.is_held else []
         if suspicion:
-            reasons.append(f"its time is doubtful: {suspicion}")
+            is_distrusted = suspicion == DISTRUSTED
+            reasons.append(suspicion if is_distrusted else f"its time is doubtful: {suspicion}")
         if snapshot is newest:
             reasons.append(NEWEST)
         elif snapshot is newest_complete:

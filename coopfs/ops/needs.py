@@ -68,22 +68,15 @@ class Needs:
         problems = [u.problem for u in archive.objects.unusable if u.role not in _HARMLESS]
         for problem in (*problems, *archive.unusable_index):
             raise PruneRefused(
-                f"{problem}; it may say that something is needed, so nothing was pruned. Run "
-                '"coopfs check", and update coopfs if it is older here than elsewhere'
+                f"{problem}; it may say that something is needed, so nothing was pruned. "
+                'Update coopfs if it is older here than elsewhere; "coopfs repair" takes away what '
+                "nobody who writes to the archive has made"
             )
-        self._refuse_omissions(archive.snapshots())
-
-    def _refuse_omissions(self, snapshots: list[Snapshot]) -> None:
-        here = {snapshot.snapshot_id for snapshot in snapshots}
-        here |= self._archive.objects.forgotten()
-        for snapshot in snapshots:
-            for previous in snapshot.facts.previous:
-                if previous not in here:
-                    raise PruneRefused(
-                        f"snapshot {short_hex(previous)}, on which {_name(snapshot)} is based, is "
-                        "not there, and nobody with the admin key let it go: nothing was pruned, "
-                        "as what it needs would be lost; ask the partner"
-                    )
+        for gap in archive.objects.gaps(archive.heads.accepted_ids()):
+            raise PruneRefused(
+                f"{gap.text}. Nothing was pruned, as what it needs would be lost; if it is gone "
+                'for good: "coopfs repair --accept-rollback"'
+            )
 
     # --- trees --------------------------------------------------------------------
 
@@ -96,7 +89,7 @@ class Needs:
             except (DataError, ObjectNotFound, WrongKey) as exc:
                 raise PruneRefused(
                     f"{_name(snapshot)} cannot be read: {exc}. Nothing was pruned, as nobody knows "
-                    'what it needs; run "coopfs check"'
+                    f"what it needs; {_remedy(snapshot)}"
                 ) from exc
             self._walked.add(snapshot.facts.root)
         self.snapshots = len(self._archive.snapshots())
@@ -141,6 +134,15 @@ class Needs:
                 "lost or withheld?)"
             )
         return is_new
+
+
+def _remedy(snapshot: Snapshot) -> str:
+    if not snapshot.is_distrusted:
+        return 'run "coopfs check"'
+    return (
+        "its writer is distrusted: if it is not worth keeping, "
+        f'"coopfs forget {short_hex(snapshot.snapshot_id)}"'
+    )
 
 
 def _name(snapshot: Snapshot) -> str:

@@ -1,22 +1,26 @@
-"""Repair: an index made again from the packs' own directories, and nothing sound touched.
+"""Repair: what cannot be used replaced or set aside, and nothing sound touched.
 
 Every pack ends with a signed directory of what it holds, so an index object that was lost
 or damaged costs a look at the ends of its packs.  What is in the index and is not in the
-store any more leaves the index; should it come back, the next repair finds it.
+store any more leaves the index; should it come back, the next repair finds it.  Whatever
+was dropped, the files that are hurt by it are named.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.writer import INDEX_CHUNKS
 from coopfs.errors import DataError, FormatUnsupported, ObjectNotFound, StoreDenied, WrongKey
-from coopfs.format.index import IndexedPack, live_objects
+from coopfs.format.index import IndexedPack, IndexObject, live_objects
 from coopfs.format.keys import SigningKey
 from coopfs.format.pack import (
     TRAILER_LEN,
@@ -24,10 +28,14 @@ from coopfs.format.pack import (
     open_directory,
     verify_directory,
 )
-from coopfs.ids import ObjectId, PackId, short_hex
+from coopfs.ids import ObjectId, PackId, WriterId, short_hex
+from coopfs.ops.check import fresh_archive
+from coopfs.ops.check_findings import HurtFile
 from coopfs.ops.forget import checked_admin_key
 from coopfs.ops.progress import Progress
 from coopfs.ops.prune_index import known_objects, put_index_object, rewrite_group
+from coopfs.ops.reliance import hurt_files
+from coopfs.ops.set_aside import Strangers, find_strangers, set_aside
 from coopfs.store.base import Kind
 
 THREADS: Final = 4
@@ -44,21 +52,40 @@ class RepairReport:
     unreadable: dict[PackId, str] = field(default_factory=dict)  # in no index, no directory; left
     missing: list[PackId] = field(default_factory=list)  # in the index, not in the store; dropped
     chunks: int = 0  # in the recovered packs
+    strangers: Strangers = field(default_factory=lambda: Strangers({}, {}))
+    copies: Path | None = None  # of what was set aside
+    hurt: int = 0  # files and folders of snapshots that rely on what is gone
     denial: str = ""  # what the store said when it did not let us delete
     duration_s: float = 0.0
 
     @property
     def is_needless(self) -> bool:
         """Whether there was nothing to repair."""
-        return not (self.bad_index or self.recovered or self.missing)
+        return not (self.touches_index or self.strangers.certain)
+
+    @property
+    def touches_index(self) -> bool:
+        """Whether something is the matter with the index."""
+        return bool(self.bad_index or self.recovered or self.missing)
 
 
-def repair_index(
-    archive: Archive, admin: SigningKey | None, *, is_dry_run: bool, progress: Progress
+def repair_archive(
+    archive: Archive,
+    admin: SigningKey | None,
+    *,
+    is_dry_run: bool,
+    progress: Progress,
+    named: Sequence[str] = (),
+    on_hurt: Callable[[HurtFile], None] = lambda hurt: None,
 ) -> RepairReport:
-    """Mend the index of *archive*; without *admin* only a dry run is possible.
+    """Mend *archive*; without *admin* only a dry run is possible.
+
+    *named*: see :func:`find_strangers`.  *on_hurt* is told of every file that relies on what
+    is in no pack of the index then.
 
     Raises:
+        UsageError: *named* is nothing that can be set aside.
+        Rollback: the store shows less than before; that must be accepted first.
         WrongKey: no admin key.
         FormatUnsupported: an index object is a newer version's; nothing was changed.
         StoreError: the store failed; the same command goes on.
@@ -68,11 +95,17 @@ def repair_index(
     start_s = time.monotonic()
     run = _Repair(archive, progress)
     run.look()
+    run.report.strangers = find_strangers(archive, named)
     signer = None if is_dry_run else admin
     run.recover(signer)
     if signer is not None:
         run.drop(signer)
         archive.refresh_index()
+        if run.report.strangers.certain:
+            done, run.report.copies = set_aside(archive, run.report.strangers, signer)
+            run.report.denial = run.report.denial or done.denial
+    if run.report.touches_index:
+        run.report.hurt = run.name_hurt(on_hurt)
     run.report.duration_s = time.monotonic() - start_s
     return run.report
 
@@ -86,6 +119,9 @@ class _Repair:
         self._progress = progress
         self._unlisted: dict[PackId, int] = {}  # sizes
         self._replaced_before: list[ObjectId] = []  # bad index objects an earlier run left
+        self._live: list[ObjectId] = []  # index objects that count
+        self._sizes: dict[PackId, int] = {}  # of the packs in the store
+        self._found: list[IndexedPack] = []  # of a dry run: what a real one would list again
         self.report = RepairReport()
 
     def look(self) -> None:
@@ -112,6 +148,7 @@ class _Repair:
             packs_of[name] = {pack.pack_id for pack in content.packs}
             marked_by[name] = set(content.marked)
         live = live_objects(dict(replaces))
+        self._live = sorted(live)
         # What a readable object replaces is no loss, readable or not.
         for name in {n for object_id in live for n in replaces[object_id]}:
             if report.bad_index.pop(name, None):
@@ -120,6 +157,7 @@ class _Repair:
         listed = set().union(*(packs_of[name] for name in live))
         marked = archive.index.marked().union(*(marked_by[name] for name in live))
         sizes = {PackId(info.name): info.size for info in self._store.list(Kind.DATA)}
+        self._sizes = sizes
         self._unlisted = {
             pack_id: size
             for pack_id, size in sizes.items()
@@ -148,6 +186,7 @@ class _Repair:
             self.report.recovered.append(pack.pack_id)
             self.report.chunks += len(pack.directory.chunk_ids)
             if signer is None:
+                self._found.append(pack)
                 continue
             if group and count + len(pack.directory.chunk_ids) > INDEX_CHUNKS:
                 put_index_object(self._archive, signer, packs=group)
@@ -216,3 +255,29 @@ class _Repair:
             except StoreDenied as exc:
                 self.report.denial = str(exc)
                 return
+
+    # --- who is hurt ------------------------------------------------------------------
+
+    def name_hurt(self, on_hurt: Callable[[HurtFile], None]) -> int:
+        """Tell of the files that cannot be read whole then, whatever the index will be."""
+        archive = self._archive
+        with ExitStack() as stack:
+            if self._found:
+                # Nothing is changed: the index that would be is made beside.
+                folder = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="repair-", dir=archive.state_folder)
+                )
+                beside = fresh_archive(archive, Path(folder))
+                stack.callback(beside.state.close)
+                self._fill(beside)
+                archive = beside
+            snapshots = self._archive.snapshots()
+            return hurt_files(archive, snapshots, self._sizes.keys(), on_hurt, self._progress)
+
+    def _fill(self, beside: Archive) -> None:
+        for name in self._live:
+            content = self._archive.read_index_object(name)
+            beside.index.add_object(name, replace(content, marked=(), replaces=()))
+        if self._found:
+            recovered = IndexObject(tuple(self._found), (), (), WriterId(bytes(16)), 0)
+            beside.index.add_object(ObjectId(bytes(32)), recovered)

@@ -1,19 +1,20 @@
 """Just before a snapshot is put: every chunk it relies on is in a usable pack.
 
-A prune may have marked packs while the run was going on; what is needed of them
-is stored anew.  Free when nothing was marked.
+A prune may have marked packs while the run was going on, or a writer may have been
+distrusted; what is needed of such packs is stored anew.  Free when there are none.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.sightings import boottime_s
 from coopfs.archive.writer import ArchiveWriter
-from coopfs.errors import DataError
+from coopfs.errors import DataError, WrongKey
 from coopfs.format.nodes import decode_span_node, decode_tree_node
-from coopfs.ids import ObjectId, TreeId
+from coopfs.ids import ObjectId, TreeId, WriterId, short_hex
 from coopfs.store.base import Kind
 
 GRACE_S: Final = 7 * 24 * 3600  # a prune's default; marked packs are kept at least so long
@@ -38,10 +39,13 @@ def secure_tree(
 
     Raises:
         DataError: a chunk is in no pack any more; the next run reads its file again.
+        WrongKey: this host's writer was distrusted meanwhile.
+        Rollback: the store shows less than before.
         StoreError: the store failed.
     """
     while True:
-        archive.refresh_index()
+        archive.refresh()  # the records too: a writer may be distrusted by now, even this one
+        check_trusted(archive)
         if is_stale(begun_s):
             # So long ago that a prune may have come to its end, marks and all: a listing
             # tells what is left.
@@ -53,6 +57,24 @@ def secure_tree(
             continue
         if not is_stale(archive.index_read_s):
             return archive.index_read_s
+
+
+def check_trusted(archive: Archive) -> None:
+    """Raise when what this host's writer signs does not count.
+
+    Raises:
+        WrongKey: says since when, and what to do.
+    """
+    word = archive.objects.distrusted().get(archive.ring.writer_id or WriterId(b""))
+    if word is not None:
+        day = time.strftime("%Y-%m-%d", time.localtime(word.time_ns / 1e9))
+        raise WrongKey(
+            f"archive {archive.settings.name!r}: this host's writer "
+            f"{short_hex(word.writer_id)} is distrusted since {day} (coopfs repair --distrust), so "
+            "no snapshot of it would count. Once the host is in order again, remove the archive's "
+            'folder in the config directory, make a new key with "coopfs writer request", and '
+            'enrol it with "--again"'
+        )
 
 
 def _note_missing(archive: Archive) -> None:

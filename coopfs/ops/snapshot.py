@@ -43,7 +43,7 @@ from coopfs.ops.content import ContentReader
 from coopfs.ops.folder import WalkRules
 from coopfs.ops.progress import Progress
 from coopfs.ops.salvage import Salvage
-from coopfs.ops.secure import is_stale, secure_tree
+from coopfs.ops.secure import check_trusted, is_stale, secure_tree
 from coopfs.ops.source_paths import SourceStorer
 from coopfs.ops.suspicion import snapshot_doubts
 from coopfs.ops.tally import Tally
@@ -95,7 +95,7 @@ def take_snapshot(
         Interrupted: *is_stopped* said so; what was done is kept for the next run.
         StoreError: the store failed; likewise.
         StateBusy: this series is being taken already on this host.
-        WrongKey: this host has no writer key of the archive.
+        WrongKey: this host has no writer key of the archive, or it is distrusted.
     """
     signer = archive.ring.writer()
     host = archive.settings.host
@@ -105,6 +105,7 @@ def take_snapshot(
             f"archive {archive.settings.name!r}: this host is not enrolled as a writer; "
             'see "coopfs writer --help"'
         )
+    check_trusted(archive)
     with series_lock(archive.state_folder, f"{host}/{request.series}"):
         make_writer = DryRunWriter if request.is_dry_run else ArchiveWriter
         is_first = archive.heads.get(host, request.series) is None and bool(request.paths)

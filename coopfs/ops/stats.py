@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.heads import Accepted
 from coopfs.archive.snapshots import Snapshot
 from coopfs.format.snapshot import State
 from coopfs.ops.audit import AuditResult, past_audits
@@ -55,6 +56,8 @@ class Stats:
     in_store: dict[Kind, ObjectSums]
     free: int | None  # bytes; None: the store cannot tell
     lost_packs: int  # found damaged or gone
+    distrusted: int  # snapshots, of writers that are distrusted
+    accepted: tuple[Accepted, ...]  # missing, and somebody said to go on without them
     audits: tuple[AuditResult, ...]  # of this machine, oldest first
     drills: tuple[DrillResult, ...]  # likewise
 
@@ -98,6 +101,8 @@ def collect_stats(archive: Archive) -> Stats:
         in_store=in_store,
         free=archive.store.free_bytes(),
         lost_packs=len(archive.index.lost()),
+        distrusted=sum(s.is_distrusted for s in snapshots),
+        accepted=tuple(archive.heads.accepted()),
         audits=tuple(past_audits(archive.state_folder)),
         drills=tuple(past_drills(archive.state_folder)),
     )

@@ -89,6 +89,7 @@ class WriterFacts:
     fingerprint: str
     is_this_host: bool
     snapshots: int
+    distrusted_ns: int | None  # since when; None: it is trusted
 
 
 # --- the code -----------------------------------------------------------------
@@ -251,10 +252,17 @@ def enrol_writer(
         )
     for known in archive.objects.writers().values():
         if known.writer_id == request.writer_id:
+            if known.writer_id in archive.objects.distrusted():
+                raise UsageError(
+                    f"this key is distrusted, as host {known.host} was hacked: there the archive's "
+                    'folder in the config directory must go, and "coopfs writer request" make '
+                    "another key"
+                )
             if known.host == request.host:
                 return known
             raise UsageError(f"this key is enrolled already, for host {known.host}")
-        if known.host == request.host and not again:
+        is_trusted = known.writer_id not in archive.objects.distrusted()
+        if known.host == request.host and is_trusted and not again:
             raise UsageError(
                 f"host {request.host} has a writer already ({short_hex(known.writer_id)}); if "
                 "this is that machine set up anew, say --again; if it is another machine, give "
@@ -273,6 +281,7 @@ def list_writers(archive: Archive) -> list[WriterFacts]:
         writer_id = snapshot.facts.writer_id
         counts[writer_id] = counts.get(writer_id, 0) + 1
     own = archive.ring.writer_id
+    distrusted = archive.objects.distrusted()
     found = [
         WriterFacts(
             writer_id=record.writer_id,
@@ -281,6 +290,9 @@ def list_writers(archive: Archive) -> list[WriterFacts]:
             fingerprint=key_fingerprint(record.public_key),
             is_this_host=record.writer_id == own,
             snapshots=counts.get(record.writer_id, 0),
+            distrusted_ns=(
+                distrusted[record.writer_id].time_ns if record.writer_id in distrusted else None
+            ),
         )
         for record in archive.objects.writers().values()
     ]

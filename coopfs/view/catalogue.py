@@ -100,7 +100,7 @@ def _add_series(
     folder: _Draft, by_date: _Draft, host: str, series: str, members: list[Snapshot]
 ) -> None:
     named = folder_names(members)
-    newest: tuple[int, int, str] | None = None
+    newest: tuple[bool, int, int, str] | None = None
     for name, snapshot in named.items():
         facts = snapshot.facts
         folder.snapshot(name, snapshot)
@@ -108,12 +108,12 @@ def _add_series(
         by_date.folder(day).symlink(
             f"{host}_{series}_{clock}", f"../../by-host/{host}/{series}/{name}", facts.time_ns
         )
-        # Newest by number: a wrong clock must not hide the last snapshot.
-        rank = (facts.number, facts.time_ns, name)
+        # Newest by number: a wrong clock must not hide the last snapshot.  Nor a hacked host.
+        rank = (not snapshot.is_distrusted, facts.number, facts.time_ns, name)
         if facts.state is State.COMPLETE and (newest is None or rank > newest):
             newest = rank
     if newest is not None:
-        folder.symlink(LATEST, newest[2], newest[1])
+        folder.symlink(LATEST, newest[3], newest[2])
 
 
 def _add_shadow_names(folder: _Draft, members: list[Snapshot]) -> None:

@@ -39,6 +39,7 @@ R = TypeVar("R")
 _LISTING: Final = 1 << 62  # handles from here up are listings above the snapshots
 _DOTS: Final = 2  # "." and ".." come before the entries
 XATTR_SNAPSHOT: Final = b"user.coopfs.snapshot"
+XATTR_DISTRUSTED: Final = b"user.coopfs.distrusted"
 XATTR_LOCAL: Final = b"user.coopfs.local"
 
 
@@ -354,6 +355,8 @@ class MountOperations(pyfuse3.Operations):
         if virtual is not None:
             if virtual.snapshot is not None and name == XATTR_SNAPSHOT:
                 return virtual.snapshot.snapshot_id.hex().encode()
+            if virtual.snapshot is not None and name == XATTR_DISTRUSTED:
+                return b"yes" if virtual.snapshot.is_distrusted else b"no"
             raise FUSEError(pyfuse3.ENOATTR)
         found = await self._browser.entry(inode)
         for own_name, value in found.entry.xattrs:

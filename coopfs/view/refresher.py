@@ -56,6 +56,11 @@ class Refresher:
         """Snapshots shown."""
         return len(self._shown)
 
+    @property
+    def distrusted_count(self) -> int:
+        """How many of those are by distrusted writers."""
+        return sum(snapshot.is_distrusted for snapshot in self._shown)
+
     async def run(self) -> None:
         """Look every *refresh* seconds until cancelled."""
         while True:

@@ -29,6 +29,7 @@ def render_status(
         "partner last answered": _moment(seen) if seen else _before_mounting(archive),
         "problem": refresher.failure or "none",
         "snapshots": str(refresher.snapshot_count),
+        "snapshots of distrusted writers": str(refresher.distrusted_count),
         "folders visited": str(names.folder_count),
         "files open": str(open_files),
         "blocks fetched": str(fetcher.fetched),
