@@ -222,8 +222,16 @@ def test_a_prune_moves_to_the_partners_trash_where_it_can_be_had_back(two: Two) 
         status = status_of(anna)
         assert status["trash_used"] > 1_000_000
         # The objects come back whole; that the index does not know them is a repair's.
-        assert anna.ok("partner", "undelete", "berta", "--json").lines()[0]["objects"] > 0
+        said = anna.ok("partner", "undelete", "berta").out
+        assert "are back from the trash" in said and '"coopfs repair"' in said
         assert before.items() <= packs(berta, anna).items()
+        assert newest in [line.get("id") for line in anna.ok("snapshots", "--json").lines()]
+        assert anna.run("check").code == 1
+        assert anna.run("prune", "--grace", "0s", *sheet).code == 1
+        anna.ok("repair", *sheet)
+        anna.ok("check", "--read-data")
+        anna.ok("prune", "--grace", "0s", *sheet)
+        anna.ok("check", "--read-data")
 
 
 def test_an_audit_transfers_nothing_and_finds_what_is_not_there_any_more(two: Two) -> None:

@@ -1,8 +1,8 @@
 """The index: where every chunk lies, looked up locally, rebuilt from the store.
 
 Owns chunk -> block -> pack, and which packs may not be relied on (marked by a
-prune, lost, of a writer that is distrusted).  Every location of a chunk is kept; readers fall back to the next.
-Thread-safe.  Object format: coopfs-format(5), "Index object".
+prune, lost, of a writer that is distrusted).  Every location of a chunk is kept; readers
+fall back to the next.  Thread-safe.  Object format: coopfs-format(5), "Index object".
 """
 
 from __future__ import annotations
@@ -90,15 +90,17 @@ class Index:
         """
         if not writer_ids:
             return set()
-        names = ", ".join("?" * len(writer_ids))
-        rows = self._state.connection.execute(
-            f"SELECT pack_no FROM packs WHERE writer_id IN ({names})"
-            " UNION SELECT pack_no FROM packs WHERE NOT EXISTS (SELECT 1 FROM pack_listings"
-            " JOIN index_objects USING (object_no) WHERE pack_listings.pack_no = packs.pack_no"
-            f" AND index_objects.writer_id NOT IN ({names}))",
-            (*writer_ids, *writer_ids),
-        )
-        return {row[0] for row in rows.fetchall()}
+        theirs: set[int] = set()
+        others: set[int] = set()
+        for pack_no, owner, lister in self._state.connection.execute(
+            "SELECT pack_no, packs.writer_id, index_objects.writer_id FROM packs"
+            " JOIN pack_listings USING (pack_no) JOIN index_objects USING (object_no)"
+        ):
+            (theirs if lister in writer_ids else others).add(pack_no)
+            if owner in writer_ids:
+                theirs.add(pack_no)
+                others.discard(pack_no)
+        return theirs - others
 
     def reload_if_changed(self) -> None:
         """Reload when another process has marked, lost or dropped packs, or added the first."""

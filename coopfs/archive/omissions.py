@@ -120,10 +120,8 @@ def rollback_message(
     for key in sorted(by_series):
         items = sorted(by_series[key], key=lambda item: (item.number, item.snapshot_id))
         parts.append(f"{_of_series(items)}; {_what_is_left(items, newest.get(key))}")
-    count = sum(map(len, by_series.values()))
-    what = "a snapshot" if count == 1 else f"{count} snapshots"
     return (
-        f"the store no longer shows {what} which this machine has seen: {'; '.join(parts)}. It "
+        f"the store no longer shows snapshots which this machine has seen: {'; '.join(parts)}. It "
         "was put back to an older copy, or something is withheld; nobody with the admin key let "
         'go what is missing. Ask the partner before anything else; "coopfs repair '
         '--accept-rollback" goes on with what there is'

@@ -308,6 +308,11 @@ def undelete(ctx: Context, name: str, since: str | None) -> None:
     if ctx.json:
         ctx.emit_json({"type": "undeleted", "objects": restored.objects, "bytes": restored.size})
     ctx.echo(f"{restored.objects:,} objects, {show_size(restored.size)}, are back from the trash.")
+    if restored.objects:
+        ctx.echo(
+            'What a prune had deleted is in no index yet: run "coopfs repair" now, or snapshots '
+            "that came back cannot be read, and a prune refuses."
+        )
 
 
 @command.command("leave")

@@ -172,9 +172,9 @@ def _show(ctx: Context, report: RepairReport, is_dry_run: bool) -> None:
         ctx.echo(f"nothing to repair: {count(report.index_objects, 'index object')} in order")
     elif report.hurt:
         ctx.warn(
-            f"{count(report.hurt, 'file or folder', 'files or folders')} of snapshots, named above, "
-            f"{'could' if is_dry_run else 'can'} not be read whole; the next snapshots store again "
-            "what their sources still have"
+            f"{count(report.hurt, 'file or folder', 'files or folders')} of snapshots, named "
+            f"above, {'could' if is_dry_run else 'can'} not be read whole; the next snapshots "
+            "store again what their sources still have"
         )
     elif not is_dry_run:
         ctx.echo("done; no file of a snapshot relies on what is gone")

@@ -161,7 +161,7 @@ class _Repair:
         self._unlisted = {
             pack_id: size
             for pack_id, size in sizes.items()
-            if pack_id not in listed and pack_id not in marked
+            if pack_id not in listed  # marked or not: one that was undeleted may be needed
         }
         report.missing = sorted(
             pack_id for pack_id in listed - sizes.keys() - marked if self._is_missing(pack_id)
