@@ -52,3 +52,20 @@ def test_a_disk_that_takes_nothing_only_means_that_nothing_is_kept(tmp_path: Pat
     cache.put(PACK, 1, b"sealed", is_meta=False)
     assert cache.get(PACK, 1, is_meta=False) is None
     assert not cache.has(PACK, 1, is_meta=False)
+
+
+def test_metadata_of_packs_that_are_gone_is_dropped_and_nothing_else(tmp_path: Path) -> None:
+    cache = BlockCache(tmp_path)
+    cache.keep_only_meta(set())  # nothing was ever kept
+    for pack in (PACK, OTHER):
+        for ordinal in (0, 11):
+            cache.put(pack, ordinal, b"meta", is_meta=True)
+        cache.put(pack, 0, b"data", is_meta=False)
+    strange = tmp_path / "meta" / "00" / "strange"
+    strange.write_bytes(b"")
+    cache.keep_only_meta({PACK})
+    for ordinal in (0, 11):
+        assert cache.has(PACK, ordinal, is_meta=True)
+        assert not cache.has(OTHER, ordinal, is_meta=True)
+    assert cache.has(OTHER, 0, is_meta=False)
+    assert not strange.exists()

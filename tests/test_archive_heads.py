@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coopfs.archive.heads import FILE_NAME, Head, Heads
+from coopfs.archive.heads import FILE_NAME, Accepted, Head, Heads
 from coopfs.errors import ConfigError, CoopfsError
 from coopfs.ids import SnapshotId
 
@@ -77,3 +77,33 @@ def test_a_head_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
     with pytest.raises(CoopfsError, match=FILE_NAME):
         heads.update([head("one", 1)])
+
+
+def accepted(number: int | None, name: int) -> Accepted:
+    return Accepted(SnapshotId(bytes([name]) * 32), "anna", "one", number, 1)
+
+
+def test_what_was_accepted_as_missing_is_kept_and_its_head_set_back(tmp_path: Path) -> None:
+    heads = Heads(tmp_path)
+    heads.update([head("one", 5), head("two", 2)])
+    heads.accept([accepted(5, 5), accepted(None, 9)], [head("one", 3)])
+    for seen in (heads, Heads(tmp_path)):
+        assert seen.all() == [head("one", 3), head("two", 2)]
+        assert seen.accepted() == [accepted(None, 9), accepted(5, 5)]
+        assert seen.accepted_ids() == {bytes([5]) * 32, bytes([9]) * 32}
+    heads.accept([accepted(3, 3)], [])
+    assert Heads(tmp_path).get("anna", "one") is None
+    heads.found_again({SnapshotId(bytes([9]) * 32)})
+    assert Heads(tmp_path).accepted_ids() == {bytes([5]) * 32, bytes([3]) * 32}
+
+
+def test_a_process_that_remembers_the_old_head_does_not_put_it_back(tmp_path: Path) -> None:
+    mount, repair = Heads(tmp_path), Heads(tmp_path)
+    mount.update([head("one", 5)])
+    repair.reload()
+    repair.accept([accepted(5, 5)], [head("one", 3)])
+    mount.update([head("two", 1)])
+    assert Heads(tmp_path).all() == mount.all() == [head("one", 3), head("two", 1)]
+    # What comes after it has a lower number than the one that is gone, and counts.
+    mount.update([head("one", 4)])
+    assert Heads(tmp_path).get("anna", "one") == head("one", 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,3 +175,13 @@ def test_a_path_is_looked_up_part_by_part_and_links_are_not_followed(tmp_path: P
         ):
             with pytest.raises(NotFound, match=said):
                 entry_at(archive, found, path)
+
+
+def test_latest_is_by_a_trusted_writer_where_there_is_one() -> None:
+    old, new = (
+        snapshot("aa"),
+        replace(snapshot("bb", time_ns=START_NS + DAY_NS), is_distrusted=True),
+    )
+    assert resolve(archive_of(old, new), "latest") == old
+    assert resolve(archive_of(new), "latest") == new
+    assert resolve(archive_of(old, new), "bbbb"[:2] + "00") == new

@@ -12,6 +12,7 @@ import pytest
 from archive_fixtures import Lab, lab, no_race, take, write
 from checked import check, put_under_false_id, unreadable
 from hosts import everything_below
+from mounting import mounted, needs_fuse, wait_until
 from pruning import expect_all_readable, forget, key_of, prune
 
 from coopfs.archive.archive import Archive
@@ -108,6 +109,27 @@ def test_the_lists_say_so(two: Two) -> None:
     checked = host.ok("check", "--json").lines()
     assert any("is distrusted since" in line.get("message", "") for line in checked)
     assert "is distrusted already" in host.ok("repair", "--distrust", "bob").out
+
+
+@needs_fuse
+def test_a_running_mount_says_so(lab: Lab) -> None:
+    two = Two(lab)
+    write(two.bob.source / "mine", b"first" * 100)
+    two.bob.take()
+    with mounted(two.anna.host, lab.base / "mnt") as mount:
+        (first,) = (mount.path / "by-host/bob/main").glob("2*")
+        assert os.getxattr(first, "user.coopfs.distrusted") == b"no"
+        two.distrust()
+        status = mount.path / ".coopfs/status"
+
+        def is_seen() -> bool:
+            list(mount.path.iterdir())
+            return "snapshots of distrusted writers: 1\n" in status.read_text()
+
+        wait_until(is_seen, "the mount to see that Bob is distrusted")
+        assert os.getxattr(first, "user.coopfs.distrusted") == b"yes"
+        below = two.bob.source.relative_to("/")
+        assert (first / below / "mine").read_bytes() == b"first" * 100
 
 
 def test_a_poisoned_chunk_is_found_named_and_healed(lab: Lab, no_race: None) -> None:
@@ -351,3 +373,25 @@ def test_only_the_admin_distrusts_and_only_whom_there_is(two: Two) -> None:
     assert two.anna.host.run("repair", "--undo").code == 2
     assert two.anna.host.run("repair", "--distrust", "bob", "--accept-rollback").code == 2
     assert two.shown(two.anna)[0] == ("bob", 1, False)
+
+
+def test_trees_of_packs_that_a_prune_deleted_leave_the_disk_cache(lab: Lab) -> None:
+    for number in range(3):
+        write(lab.source / f"file{number}", os.urandom(1000))
+        lab.take()
+
+    def cached() -> set[str]:
+        return {path.name[:64] for path in lab.host.dirs.cache.rglob("meta/*/*")}
+
+    with lab.open(is_local=False) as (archive, _):
+        archive.fetch_metadata()
+        before = cached()
+        assert before == {p.pack_id.hex() for p in archive.index.packs() if p.is_meta}
+        assert len(before) == 3
+        forget(archive)
+        prune(archive, 0)
+        prune(archive, 0)
+        here = {p.pack_id.hex() for p in archive.index.packs() if p.is_meta}
+        assert not before <= here
+        assert cached() <= here
+        assert unreadable(archive, archive.snapshots()[-1]) == set()

@@ -279,6 +279,8 @@ def test_the_top_shows_hosts_dates_and_status(mount: Mounted) -> None:
     status = (mount.path / ".coopfs/status").read_text()
     assert "partner: ok\n" in status
     assert "archive: default\n" in status
+    assert "snapshots of distrusted writers: 0\n" in status
+    assert os.getxattr(link.resolve(), "user.coopfs.distrusted") == b"no"
 
 
 def test_own_attributes_are_answered_but_never_listed(shown: Path) -> None:

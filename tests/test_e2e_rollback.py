@@ -55,7 +55,7 @@ def test_an_older_copy_of_the_store_is_an_error_that_says_what_is_missing(older:
         ["snapshot", older.source, "--series", "main"],
         ["stats"],
         ["ls", "latest"],
-        ["mount", older.base / "mnt"],
+        ["mount", older.base / "copy"],
         ["restore", "latest", older.base / "target"],
         ["forget", "--keep-last", 1],
         ["prune"],
@@ -143,30 +143,27 @@ def test_the_heads_are_enough_when_the_local_state_is_lost(older: Lab) -> None:
     assert [item["number"] for item in done["missing"]] == [5]
 
 
-@pytest.mark.parametrize("places", [[2], [0], [0, 1], [1, 2, 3]])
+@pytest.mark.parametrize("places", [[2], [0, 1], [1, 2, 3]])
 def test_one_withheld_from_among_them_is_missed(lab: Lab, places: list[int]) -> None:
+    bob = lab.second_host()
     ids = grow(lab, 5)
     for place in places:
         object_path(lab, ids[place]).unlink()
-    left = [place + 1 for place in range(5) if place not in places]
     ran = lab.host.run("snapshots")
     assert ran.code == 1
     for place in places:
         assert f"number {place + 1} ({ids[place].hex()[:8]})" in ran.err
-    # Who has never seen it sees that others are based on it; prune then deletes nothing.
-    bob = lab.second_host() if 4 in left else lab
-    for who in (bob,) if bob is not lab else ():
-        ran = who.host.ok("snapshots")
-        assert f"snapshot {ids[places[-1]].hex()[:8]}, on which number" in ran.err
-        assert who.host.run("check").code == 1
-    lab.host.ok("repair", "--accept-rollback")
-    bob.host.ok("repair", "--accept-rollback")
+    # Who has never seen it sees that others are based on it.
+    ran = bob.host.ok("snapshots")
+    assert f"snapshot {ids[places[-1]].hex()[:8]}, on which number {places[-1] + 2}" in ran.err
+    assert bob.host.run("check").code == 1
     for who in (lab, bob):
-        assert numbers(who) == left
+        who.host.ok("repair", "--accept-rollback")
+        assert numbers(who) == [place + 1 for place in range(5) if place not in places]
         assert who.host.ok("snapshots").err == ""
         assert who.host.ok("check").err == ""
     lab.host.ok("prune")
-    assert expect_all_readable(lab) == len(left)
+    assert expect_all_readable(lab) == 5 - len(places)
 
 
 def test_prune_deletes_nothing_while_somebody_misses_one(lab: Lab) -> None:

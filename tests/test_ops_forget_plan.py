@@ -337,6 +337,24 @@ def test_invented_dates_in_the_future_push_nothing_out(
     assert {s.snapshot_id for s in invented} <= kept(verdicts)
 
 
+@given(series_of, rule_sets, st.lists(st.integers(-100_000, 100_000), min_size=1, max_size=20))
+def test_snapshots_of_a_distrusted_writer_stay_and_decide_nothing(
+    series: list[Snapshot], rules: KeepRules, hours: list[int]
+) -> None:
+    theirs = [
+        replace(snapshot(NOW + timedelta(hours=h), n * 7 % 50, name="theirs"), is_distrusted=True)
+        for n, h in enumerate(hours)
+    ]
+    verdicts = plan([*series, *theirs], rules)
+    names = {s.snapshot_id for s in theirs}
+    assert kept(verdicts) - names == kept(plan(series, rules))
+    assert names <= kept(verdicts)
+    for verdict in verdicts:
+        if verdict.snapshot.is_distrusted:
+            assert verdict.reasons[0] == "its writer is distrusted"
+    assert [v.is_kept for v in plan_named(theirs)] == [False] * len(theirs)
+
+
 @given(series_of, rule_sets, st.data())
 def test_an_invented_date_in_the_past_pushes_nothing_out(
     series: list[Snapshot], rules: KeepRules, data: st.DataObject

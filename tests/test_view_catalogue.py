@@ -119,3 +119,10 @@ def test_folders_are_as_young_as_what_is_in_them() -> None:
     assert at(top, "by-host/anna").mtime_ns == NOON_NS + DAY_NS
     assert at(top, "by-date/2026-11-23").mtime_ns == NOON_NS
     assert build().mtime_ns == 5
+
+
+def test_latest_is_the_newest_of_a_trusted_writer_where_there_is_one() -> None:
+    one, two = snapshot(1), replace(snapshot(2, NOON_NS + DAY_NS), is_distrusted=True)
+    assert at(build(one, two), "by-host/anna/home/latest").snapshot == one
+    assert len(names(at(build(one, two), "by-host/anna/home"))) == 3
+    assert at(build(two), "by-host/anna/home/latest").snapshot == two

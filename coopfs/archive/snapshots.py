@@ -164,11 +164,11 @@ class SnapshotObjects(Records):
         Raises:
             StoreUnavailable: the partner cannot be reached.
         """
+        now_ns = time.time_ns()
         try:
             self._refresh()
         except Rollback:
             self._refresh(is_accepting=True)
-        now_ns = time.time_ns()
         missing = [
             Accepted(gap.snapshot_id, gap.follower.host, gap.follower.series, None, now_ns)
             for gap in self.gaps(self._heads.accepted_ids())
