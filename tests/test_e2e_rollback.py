@@ -50,13 +50,14 @@ def older(lab: Lab) -> Lab:
 
 def test_an_older_copy_of_the_store_is_an_error_that_says_what_is_missing(older: Lab) -> None:
     before = everything_below(older.store_path)
+    (older.base / "mnt").mkdir()
     for command in (
         ["snapshots"],
         ["snapshot", older.source, "--series", "main"],
         ["stats"],
         ["ls", "latest"],
-        ["mount", older.base / "copy"],
-        ["restore", "latest", older.base / "target"],
+        ["mount", "--foreground", older.base / "mnt"],
+        ["restore", "latest", "-t", older.base / "target"],
         ["forget", "--keep-last", 1],
         ["prune"],
         ["repair"],

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from archive_fixtures import Lab, lab, no_race, write
-from checked import check
+from checked import check, unreadable
 from hosts import Host, everything_below
-from pruning import expect_all_readable, forget, key_of, prune
+from pruning import expect_all_readable, forget, key_of, packs_in_store, prune
 
 from coopfs.archive.archive import Archive
 from coopfs.errors import FormatUnsupported, StoreDenied, WrongKey
-from coopfs.format.keys import SigningKey
+from coopfs.format.keys import Role, SigningKey
+from coopfs.ops.check_findings import HurtFile
+from coopfs.ops.needs import PruneRefused
 from coopfs.ops.progress import NoProgress
 from coopfs.ops.repair import RepairReport, repair_archive
 from coopfs.store.base import Kind
@@ -34,9 +36,25 @@ def taken(lab: Lab) -> Lab:
     return lab
 
 
-def repair(archive: Archive, admin: SigningKey | None = None, *, dry: bool = False) -> RepairReport:
+def repair(
+    archive: Archive,
+    admin: SigningKey | None = None,
+    *,
+    dry: bool = False,
+    hurt: list[HurtFile] | None = None,
+) -> RepairReport:
     key = None if dry else admin or key_of(archive)
-    return repair_archive(archive, key, is_dry_run=dry, progress=NoProgress())
+    told: list[HurtFile] = [] if hurt is None else hurt
+    report = repair_archive(
+        archive, key, is_dry_run=dry, progress=NoProgress(), on_hurt=told.append
+    )
+    assert report.hurt == len(told)
+    assert hurt is not None or not told
+    return report
+
+
+def places(hurt: list[HurtFile]) -> set[tuple[bytes, bytes, int]]:
+    return {(h.snapshot.snapshot_id, h.path, h.lost_len) for h in hurt}
 
 
 def damage(store: FaultyStore, kind: Kind, name: bytes) -> None:
@@ -108,15 +126,70 @@ def test_a_pack_that_is_gone_leaves_the_index_and_comes_back(taken: Lab, no_race
         pack = next(p for p in archive.index.packs() if not p.is_meta)
         data = store.inner.get(Kind.DATA, pack.pack_id)
         store.inner.delete(Kind.DATA, pack.pack_id)
-        report = repair(archive)
+        planned: list[HurtFile] = []
+        hurt: list[HurtFile] = []
+        assert repair(archive, dry=True, hurt=planned).missing == [pack.pack_id]
+        report = repair(archive, hurt=hurt)
         assert report.missing == [pack.pack_id]
         assert pack.pack_id not in {p.pack_id for p in archive.index.packs()}
         checked = check(archive)
         assert len(checked.hurt) == 4 * 3  # its files, in every snapshot
+        assert places(checked.hurt) == places(hurt) == places(planned)
         store.inner.put(Kind.DATA, pack.pack_id, data)
         assert repair(archive).recovered == [pack.pack_id]
         assert check(archive, 1.0).damages == []
     assert expect_all_readable(taken) == 3
+
+
+def test_files_are_named_whose_packs_went_with_the_index(taken: Lab) -> None:
+    with taken.open() as (archive, store):
+        content = archive.read_index_object(sorted(archive.index.known_objects())[0])
+        gone = [pack for pack in content.packs if pack.header.role is not Role.META]
+        for name in sorted(archive.index.known_objects()):
+            damage(store, Kind.INDEX, name)
+        for pack in gone:
+            store.inner.delete(Kind.DATA, pack.pack_id)
+        before = everything_below(taken.store_path)
+        planned: list[HurtFile] = []
+        assert repair(archive, dry=True, hurt=planned).recovered
+        assert everything_below(taken.store_path) == before
+        assert not list(archive.state_folder.glob("repair-*"))
+        hurt: list[HurtFile] = []
+        repair(archive, hurt=hurt)
+        assert len(hurt) in (4, 8, 12)
+        assert places(hurt) == places(planned) == places(check(archive).hurt)
+        for snapshot in archive.snapshots():
+            paths = {h.path for h in hurt if h.snapshot == snapshot}
+            assert unreadable(archive, snapshot) == paths
+
+
+def test_what_was_had_back_from_a_trash_is_found_again_though_it_is_marked(taken: Lab) -> None:
+    with taken.open() as (archive, store):
+        packs = {i.name: store.inner.get(Kind.DATA, i.name) for i in store.inner.list(Kind.DATA)}
+        old = {
+            s.snapshot_id: store.inner.get(Kind.SNAPSHOTS, s.snapshot_id)
+            for s in archive.snapshots()
+        }
+        (taken.source / "file0-0").unlink()
+        forget(archive)
+    taken.take()
+    with taken.open() as (archive, store):
+        forget(archive)
+        prune(archive, 0)
+        prune(archive, 0)
+        assert len(packs_in_store(archive) & packs.keys()) < len(packs)
+        for name, data in packs.items():
+            store.inner.put(Kind.DATA, name, data)
+        for name, data in old.items():
+            store.inner.put(Kind.SNAPSHOTS, name, data)
+        with pytest.raises(PruneRefused):
+            prune(archive, 0)
+        assert repair(archive).recovered
+        for snapshot in archive.snapshots():
+            assert unreadable(archive, snapshot) == set()
+        prune(archive, 0)
+        prune(archive, 0)
+    assert expect_all_readable(taken) == 4
 
 
 def test_marked_packs_and_strangers_are_not_recovered(taken: Lab) -> None:
