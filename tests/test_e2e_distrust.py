@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from pruning import expect_all_readable, forget, key_of, prune
 
 from coopfs.archive.archive import Archive
 from coopfs.errors import UsageError, WrongKey
+from coopfs.format import encoding
+from coopfs.format.body import open_body, seal_body
+from coopfs.format.index import IndexedPack, IndexObject, decode_index, encode_index
+from coopfs.format.keys import Role
+from coopfs.format.pack import decode_directory
 from coopfs.ops import secure
 from coopfs.ops.distrust import apply_distrust, find_writer, plan_distrust
 from coopfs.ops.needs import PruneRefused
@@ -173,39 +179,44 @@ def test_a_listing_in_another_ones_name_is_told_apart(lab: Lab, no_race: None) -
         assert unreadable(archive, archive.snapshots()[-1]) == set()
 
 
-def relist_as(archive: Archive, name: Any, writer_id: Any) -> None:
+def relist_as(archive: Archive, name: bytes, writer_id: bytes) -> None:
     """Put the pack of an index object into another one that says it is *writer_id*'s."""
-    from dataclasses import replace
-
-    from coopfs.format import encoding
-    from coopfs.format.body import open_body, seal_body
-    from coopfs.format.index import decode_index, encode_index
-    from coopfs.format.keys import Role
-    from coopfs.format.pack import decode_directory
-
-    store = archive.store
-    data = store.get(Kind.INDEX, name)
+    data = archive.store.get(Kind.INDEX, name)
     content = decode_index(open_body(archive.keys, data, (Role.INDEX,), "index").body, "index")
     (pack,) = content.packs
-    fields = encoding.fields_of(
-        encoding.decode(pack.directory.body, "d"), "d", frozenset(range(64))
-    )
-    own = pack.directory.writer_id
-    (key,) = [k for k, value in fields.items() if value == own]
+    directory = pack.directory
+    fields = encoding.decode(directory.body, "directory")
+    (key,) = [key for key, value in fields.items() if value == directory.writer_id]
     body = encoding.encode({**fields, key: writer_id})
-    forged = replace(pack, directory=decode_directory(body, pack.directory.signature, "pack"))
+    archive.store.delete(Kind.INDEX, name)
+    put_listing(archive, replace(pack, directory=decode_directory(body, directory.signature, "")))
+
+
+def put_listing(archive: Archive, pack: IndexedPack) -> None:
+    """Put an index object of this host that says so of *pack*."""
     signer = archive.ring.writer()
     assert signer is not None
-    sealed = seal_body(
-        archive.keys,
-        signer,
-        Role.INDEX,
-        archive.config.archive_id,
-        encode_index(replace(content, packs=(forged,))),
-        os.urandom(32),
-    )
-    store.delete(Kind.INDEX, name)
-    store.put(Kind.INDEX, sealed.object_id, sealed.data)
+    body = encode_index(IndexObject((pack,), (), (), signer.writer_id, 0))
+    archive_id = archive.config.archive_id
+    sealed = seal_body(archive.keys, signer, Role.INDEX, archive_id, body, os.urandom(32))
+    archive.store.put(Kind.INDEX, sealed.object_id, sealed.data)
+
+
+def test_what_it_says_of_others_packs_is_believed_by_no_check(two: Two) -> None:
+    with two.bob.open() as (archive, store):
+        for info in store.list(Kind.INDEX):
+            data = archive.store.get(Kind.INDEX, info.name)
+            opened = open_body(archive.keys, data, (Role.INDEX,), "index")
+            for pack in decode_index(opened.body, "index").packs:
+                put_listing(archive, replace(pack, size=pack.size + 4096))
+    with two.anna.open() as (archive, _):
+        assert check(archive, 1.0).damages
+        assert archive.index.lost()  # of two words the first one counted
+        apply_distrust(archive, plan(archive), key_of(archive))
+        checked = check(archive, 1.0)
+        assert (checked.damages, checked.hurt) == ([], [])
+        assert any("by a writer that is distrusted" in f.message for f in checked.findings)
+        assert archive.index.lost() == {}
 
 
 # --- while somebody writes, and before a prune --------------------------------------------

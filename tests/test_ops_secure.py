@@ -55,11 +55,11 @@ def packs_of(archive: Archive) -> list[PackId]:
     return [pack.pack_id for pack in archive.index.packs()]
 
 
-def test_with_nothing_marked_one_listing_is_all_it_costs(lab: Lab, root: TreeId) -> None:
+def test_with_nothing_marked_one_listing_of_each_is_all_it_costs(lab: Lab, root: TreeId) -> None:
     with lab.open() as (archive, store), writer_for(archive) as writer:
         store.requests.clear()
         secure_tree(archive, writer, root, archive.index.generation, archive.index_read_s)
-        assert store.requests == {("list", Kind.INDEX): 1}
+        assert store.requests == {("list", Kind.SNAPSHOTS): 1, ("list", Kind.INDEX): 1}
 
 
 def test_what_is_in_marked_packs_is_stored_anew_once(

@@ -320,7 +320,8 @@ class Index:
         directory = pack.directory
         # Another host may be hacked and list a pack that is not its own, wrongly: both
         # listings are kept, so that it can add a location that fails but hide none.
-        listing = blake3(pack.header.encode() + directory.body).digest(16)
+        size = pack.size.to_bytes(8, "little")
+        listing = blake3(pack.header.encode() + size + directory.body).digest(16)
         row = connection.execute(
             "SELECT pack_no FROM packs WHERE pack_id = ? AND listing = ?", (pack.pack_id, listing)
         ).fetchone()

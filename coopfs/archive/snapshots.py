@@ -80,12 +80,12 @@ class SnapshotObjects(Records):
         """
         if self._snapshots is None:
             distrusted = self.distrusted()
+            shown = {name for word in distrusted.values() for name in word.snapshot_ids}
             facts_of: dict[SnapshotId, SnapshotFacts] = {}
             self._disregarded = {}
             for name, body in self._bodies(Role.SNAPSHOT):
                 snapshot_id, facts = SnapshotId(name), decode_snapshot(body, label(name))
-                word = distrusted.get(facts.writer_id)
-                if word is None or snapshot_id in word.snapshot_ids:
+                if facts.writer_id not in distrusted or snapshot_id in shown:
                     facts_of[snapshot_id] = facts
                 else:
                     self._disregarded[snapshot_id] = facts

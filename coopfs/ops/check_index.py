@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Final
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.index_rows import PackInfo
 from coopfs.errors import DataError, ObjectNotFound, WrongKey
 from coopfs.format.index import IndexedPack, IndexObject, live_objects
 from coopfs.format.keys import Role
 from coopfs.format.pack import verify_directory
-from coopfs.ids import ObjectId, PackId, short_hex
+from coopfs.ids import ObjectId, PackId, WriterId, short_hex
 from coopfs.ops.check_chunks import ChunkTable
 from coopfs.ops.check_findings import CheckTotals, Findings, Subject
 from coopfs.ops.check_packs import PackFacts, pack_facts
@@ -46,28 +47,34 @@ class IndexCheck:
         self._local = _LocalIndex(archive)
         self._local_differs = 0
         self._marked: set[PackId] = set()  # by a prune
+        self._distrusted: set[WriterId] = set()
         self.packs: dict[PackId, PackFacts] = {}  # that are in the store
         self.missing: dict[PackId, str] = {}  # named by the index -> why they count as missing
         self.suspects: dict[PackId, str] = {}  # there, but not as the index says
 
     def run(self) -> None:
         """Read everything once."""
+        self._distrusted = set(self._fresh.objects.distrusted())
         # Names first, packs after: what a listed index object names was put before it.
         names = self._names()
         self._sizes = {info.name: info.size for info in self._store.list(Kind.DATA)}
         contents: dict[ObjectId, IndexObject] = {}
         replaces: dict[ObjectId, tuple[ObjectId, ...]] = {}
         marked: dict[ObjectId, tuple[PackId, ...]] = {}
+        last: set[ObjectId] = set()
         chunk_count = 0
         for name in names:
             content = self.read_object(name)
             if content is None:
                 continue
             replaces[name], marked[name] = content.replaces, content.marked
+            if content.writer_id in self._distrusted:
+                last.add(name)
             if chunk_count < INDEX_KEPT:
                 contents[name] = content
                 chunk_count += sum(len(pack.directory.chunk_ids) for pack in content.packs)
-        live = sorted(live_objects(dict(replaces)))
+        # The first word on a pack counts: never that of a distrusted writer, if there is another.
+        live = sorted(live_objects(dict(replaces)), key=lambda name: (name in last, name))
         self._marked = {pack_id for name in live for pack_id in marked[name]}
         for name in live:
             again = contents.pop(name, None) or self.read_object(name)
@@ -102,7 +109,7 @@ class IndexCheck:
     def _take_object(self, name: ObjectId, content: IndexObject) -> None:
         readable_meta = []
         for pack in content.packs:
-            if self._take_pack(pack, name):
+            if self._take_pack(pack, name, content.writer_id):
                 self._table.add(pack.directory.chunk_ids, pack.directory.chunk_lens)
                 if pack.header.role is Role.META:
                     readable_meta.append(pack)
@@ -112,7 +119,7 @@ class IndexCheck:
             name, replace(content, packs=tuple(readable_meta), marked=(), replaces=())
         )
 
-    def _take_pack(self, pack: IndexedPack, name: ObjectId) -> bool:
+    def _take_pack(self, pack: IndexedPack, name: ObjectId, lister: WriterId) -> bool:
         """Take in one pack of an index object; tell whether it is new and there."""
         pack_id = pack.pack_id
         what = f"pack {pack_id.hex()}"
@@ -120,11 +127,13 @@ class IndexCheck:
         seen = self.packs.get(pack_id)
         if seen is not None or pack_id in self.missing:
             if seen is not None and (seen.digest, seen.size) != (facts.digest, facts.size):
-                self._findings.damage(
+                is_known = lister in self._distrusted
+                (self._findings.note if is_known else self._findings.damage)(
                     Subject.INDEX,
                     name,
                     f"{what}: the index objects {short_hex(name)} and "
-                    f"{short_hex(seen.object_id)} contradict each other about it",
+                    f"{short_hex(seen.object_id)} contradict each other about it"
+                    + (", the first by a writer that is distrusted" if is_known else ""),
                 )
             return False
         self._totals.packs += 1
@@ -174,19 +183,23 @@ class _LocalIndex:
     def __init__(self, archive: Archive) -> None:
         self._index = archive.index
         self._known = self._index.known_objects()
-        self._packs = {pack.pack_id: pack for pack in self._index.packs()}
+        self._packs: dict[PackId, list[PackInfo]] = {}  # a pack may be listed in two ways
+        for pack in self._index.packs():
+            self._packs.setdefault(pack.pack_id, []).append(pack)
 
     def differs(self, name: ObjectId, pack: IndexedPack) -> bool:
         """Tell whether the local index has *pack* otherwise, though it knows the object *name*."""
         if name not in self._known:
             return False  # new in the store: taken in at the next refresh
-        info = self._packs.get(pack.pack_id)
-        if info is None or (info.size, info.header) != (pack.size, pack.header):
-            return True
+        return not any(self._is_same(info, pack) for info in self._packs.get(pack.pack_id, ()))
+
+    def _is_same(self, info: PackInfo, pack: IndexedPack) -> bool:
+        if (info.size, info.header) != (pack.size, pack.header):
+            return False
         directory = pack.directory
         blocks = self._index.blocks_of(info.pack_no)
         if len(blocks) != len(directory.blocks):
-            return True
+            return False
         for ours, theirs in zip(blocks, directory.blocks, strict=True):
             first, count = theirs.first_chunk, theirs.chunk_count
             if (
@@ -194,5 +207,5 @@ class _LocalIndex:
                 or (ours.plain_len, ours.codec) != (theirs.plain_len, theirs.codec)
                 or ours.chunk_ids != directory.chunk_ids[first : first + count]
             ):
-                return True
-        return False
+                return False
+        return True

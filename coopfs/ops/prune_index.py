@@ -161,7 +161,8 @@ def rewrite_group(
         for pack in content.packs:
             if pack.pack_id not in dead:
                 # Listings of one pack that differ stay apart, as they are in every index.
-                packs.setdefault((pack.pack_id, pack.header.encode() + pack.directory.body), pack)
+                listing = pack.header.encode() + pack.size.to_bytes(8, "little")
+                packs.setdefault((pack.pack_id, listing + pack.directory.body), pack)
     if not names:
         return False
     before = {
