@@ -34,7 +34,12 @@ def test_an_empty_archive_says_what_to_do(host: Host) -> None:
     ran = host.ok("snapshots")
     assert "coopfs snapshot PATH" in ran.out
     assert host.ok("snapshots", "--json").lines() == [
-        {"type": "archive", "snapshots": 0, "fingerprint": host_fingerprint(host)}
+        {
+            "type": "archive",
+            "snapshots": 0,
+            "fingerprint": host_fingerprint(host),
+            "accepted_missing": [],
+        }
     ]
 
 

@@ -207,11 +207,11 @@ def test_what_it_says_of_others_packs_is_believed_by_no_check(two: Two) -> None:
         for info in store.list(Kind.INDEX):
             data = archive.store.get(Kind.INDEX, info.name)
             opened = open_body(archive.keys, data, (Role.INDEX,), "index")
-            for pack in decode_index(opened.body, "index").packs:
+            content = decode_index(opened.body, "index")
+            for pack in content.packs if content.writer_id != archive.ring.writer_id else ():
                 put_listing(archive, replace(pack, size=pack.size + 4096))
     with two.anna.open() as (archive, _):
         assert check(archive, 1.0).damages
-        assert archive.index.lost()  # of two words the first one counted
         apply_distrust(archive, plan(archive), key_of(archive))
         checked = check(archive, 1.0)
         assert (checked.damages, checked.hurt) == ([], [])

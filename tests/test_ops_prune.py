@@ -608,11 +608,12 @@ def test_a_withheld_index_object_refuses(taken: Lab) -> None:
 
 
 def test_a_withheld_snapshot_refuses(taken: Lab) -> None:
+    bob = taken.second_host()
     with taken.open() as (archive, store):
         admin = key_of(archive)
         third = archive.snapshots()[2]
         store.inner.delete(Kind.SNAPSHOTS, third.snapshot_id)
-    with taken.second_host().open() as (archive, store):
+    with bob.open() as (archive, store):
         with pytest.raises(PruneRefused, match="nobody with the admin key let it go"):
             prune(archive, 0, admin=admin)
         assert store.requests["delete", Kind.DATA] == 0

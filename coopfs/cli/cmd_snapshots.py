@@ -69,9 +69,11 @@ def command(
         ctx.echo(line)
     counted = f"{len(chosen)} of {len(everything)}" if chosen != everything else f"{len(chosen)}"
     plural = "" if counted == "1" else "s"
-    ctx.echo(f"\n{counted} snapshot{plural}; fingerprint: {fingerprint}")
+    if accepted:
+        ctx.echo()
     for line in accepted_lines(accepted):
         ctx.echo(line)
+    ctx.echo(f"\n{counted} snapshot{plural}; fingerprint: {fingerprint}")
 
 
 def _short(snapshots: list[Snapshot]) -> list[str]:
