@@ -406,3 +406,16 @@ def test_trees_of_packs_that_a_prune_deleted_leave_the_disk_cache(lab: Lab) -> N
         assert not before <= here
         assert cached() <= here
         assert unreadable(archive, archive.snapshots()[-1]) == set()
+
+
+def test_a_copy_into_another_archive_leaves_its_snapshots_out(two: Two) -> None:
+    host, other = two.anna.host, two.anna.base / "other"
+    two.distrust()
+    bobs = host.ok("snapshots", "--json").lines()[0]["id"]
+    host.init(other, "--archive", "second")
+    here = {"COOPFS_ARCHIVE": "default"}
+    done = host.ok("copy", "--to", other, "--json", **here).lines()[-1]
+    assert (done["distrusted"], done["snapshots"]) == (1, 1)
+    host.ok("copy", "--to", other, bobs, **here)
+    shown = host.ok("--archive", "second", "snapshots", "--json").lines()
+    assert [line["host"] for line in shown[:-1]] == ["bob", "anna"]

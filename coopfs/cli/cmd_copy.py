@@ -330,6 +330,8 @@ def _show_copy(ctx: Context, other: Archive, plan: CopyPlan, report: CopyReport 
     also = f"{plan.there:,} there already"
     if plan.partial:
         also += f", {count(plan.partial, 'partial one')} left out"
+    if plan.distrusted:
+        also += f", {plan.distrusted:,} of distrusted writers left out"
     if report is None:
         for snapshot in plan.wanted:
             facts = snapshot.facts
@@ -376,6 +378,7 @@ def _emit_copy(ctx: Context, other: Archive, plan: CopyPlan, report: CopyReport 
         "snapshots": len(plan.wanted) if report is None else len(report.copied),
         "there_already": plan.there,
         "partial": plan.partial,
+        "distrusted": plan.distrusted,
     }
     if report is not None:
         summary |= {

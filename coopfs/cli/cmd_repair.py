@@ -264,7 +264,7 @@ def _show_distrust(ctx: Context, plan: DistrustPlan, is_dry_run: bool) -> None:
 def _accept_rollback(ctx: Context, is_dry_run: bool) -> None:
     from coopfs.errors import Rollback
 
-    with ctx.open_archive(refresh=False) as archive:
+    with ctx.open_archive(refresh=False, is_for_reading=True) as archive:
         accepted: list[Accepted] = []
         if is_dry_run:
             try:

@@ -52,6 +52,7 @@ class CopyPlan:
     wanted: tuple[Snapshot, ...]
     there: int
     partial: int  # left out: snapshots of runs that were still going on
+    distrusted: int = 0  # left out: their writer is distrusted, and a copy would be vouched for
 
 
 @dataclass(slots=True)
@@ -81,7 +82,7 @@ def plan_copy(
 ) -> CopyPlan:
     """Return which of *chosen* the target lacks, each series in the order of its numbers.
 
-    Partial ones are copied only when they were named.
+    Partial ones, and those of a distrusted writer, are copied only when they were named.
     """
     there: set[SourceKey] = {
         (target.config.archive_id, snapshot.snapshot_id) for snapshot in target.snapshots()
@@ -91,16 +92,18 @@ def plan_copy(
         if origin is not None and origin.archive_id is not None and origin.snapshot_id is not None:
             there.add((origin.archive_id, origin.snapshot_id))
     wanted = []
-    count = partial = 0
+    count = partial = distrusted = 0
     for snapshot in sorted(chosen, key=lambda s: (s.facts.number, s.facts.time_ns)):
         origin = first_taken(source, snapshot)
         if (origin.archive_id, origin.snapshot_id) in there:
             count += 1
+        elif snapshot.is_distrusted and not is_named:
+            distrusted += 1
         elif snapshot.facts.state is State.PARTIAL and not is_named:
             partial += 1
         else:
             wanted.append(snapshot)
-    return CopyPlan(tuple(wanted), count, partial)
+    return CopyPlan(tuple(wanted), count, partial, distrusted)
 
 
 def copy_snapshots(

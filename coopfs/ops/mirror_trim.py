@@ -14,8 +14,8 @@ from pathlib import Path
 from coopfs.archive.archive import Archive
 from coopfs.archive.select import folder_name
 from coopfs.archive.sightings import Sightings
-from coopfs.archive.snapshots import ROLES
 from coopfs.archive.state import State
+from coopfs.archive.verifying import ROLES
 from coopfs.errors import DataError, ObjectNotFound, WrongKey
 from coopfs.format.body import check_name, open_body
 from coopfs.format.keys import Role
