@@ -342,7 +342,7 @@ def test_the_host_comes_back_with_a_key_of_its_own(two: Two, no_race: None) -> N
     two.distrust()
     host = two.bob.host
     shutil.rmtree(host.dirs.config)
-    sheets = two.anna.host.ok("--json", "key", "show").lines()[0]
+    sheets = two.anna.host.ok("--json", "key", "export").lines()[0]
     asked = host.ok(
         *("--json", "writer", "request", two.anna.store_path, "--host", "bob", "--no-passphrase"),
         stdin=sheets["archive_key_words"],
