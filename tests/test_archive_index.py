@@ -15,7 +15,7 @@ from coopfs.errors import ChunkMissing
 from coopfs.format.index import IndexedPack, IndexObject
 from coopfs.format.keys import Role
 from coopfs.format.pack import build_pack
-from coopfs.ids import ObjectId, PackId
+from coopfs.ids import ObjectId, PackId, WriterId
 
 
 @pytest.fixture
@@ -230,3 +230,44 @@ def test_ids_that_share_a_prefix_are_told_apart(index: Index) -> None:
     alike = chunk(b"one")[:16] + bytes(16)
     with pytest.raises(ChunkMissing):
         index.locate(alike)
+
+
+def by(writer_id: WriterId, *packs: IndexedPack) -> IndexObject:
+    return replace(listed(*packs), writer_id=writer_id)
+
+
+def test_packs_of_a_distrusted_writer_are_read_and_not_relied_on(index: Index) -> None:
+    mine, theirs = s.WRITER.writer_id, s.OTHER_WRITER.writer_id
+    first = build_pack(
+        s.KEYS, s.OTHER_WRITER, Role.DATA, [s.draft(b"shared", b"alone")], s.random_of("theirs")
+    )
+    shared, alone = s.KEYS.chunk_id(b"shared"), s.KEYS.chunk_id(b"alone")
+    index.add_object(name("theirs"), by(theirs, s.indexed(first)))
+    generation = index.generation
+    index.distrust([theirs])
+    assert index.generation > generation
+    assert not index.has(shared)
+    assert index.locate(alone)
+    index.distrust([theirs])
+    assert index.generation == generation + 1  # said again it is nothing new
+    second = build_pack(s.KEYS, s.WRITER, Role.DATA, [s.draft(b"shared")], s.random_of("mine"))
+    index.add_object(name("mine"), by(mine, s.indexed(second)))
+    assert index.has(shared) and not index.has(alone)
+    usable, other = index.locate(shared)
+    assert index.pack(index.block(usable.block_no).pack_no).writer_id == mine
+    assert index.pack(index.block(other.block_no).pack_no).writer_id == theirs
+    index.distrust([])
+    assert index.has(alone) and index.is_whole
+
+
+def test_whose_a_pack_is_takes_the_word_of_somebody_else(index: Index) -> None:
+    mine, theirs = s.WRITER.writer_id, s.OTHER_WRITER.writer_id
+    pack = s.indexed(s.data_pack())
+    assert pack.directory.writer_id == mine
+    index.add_object(name("claim"), by(theirs, pack))
+    (no,) = (found.pack_no for found in index.packs())
+    assert index.packs_by([theirs]) == index.packs_by([mine]) == {no}
+    index.add_object(name("word"), by(mine, pack))
+    assert index.packs_by([theirs]) == set()
+    assert index.packs_by([mine]) == index.packs_by([mine, theirs]) == {no}
+    assert index.packs_by([]) == set()

@@ -140,3 +140,34 @@ def test_own_snapshots_count_at_once(lab: Lab, tmp_path: Path) -> None:
         assert [s.facts for s in archive.snapshots()] == [report.facts]
         assert head_of(archive) == 1
         assert not store.requests
+
+
+def test_an_enrolment_that_the_store_hides_counts_all_the_same(taken: Lab) -> None:
+    bob = taken.second_host()
+    bob.take()
+    with taken.open() as (archive, store):
+        writers = archive.objects.writers()
+        for name, role in archive.objects.roles().items():
+            if role is Role.ENROLMENT:
+                store.lose(Kind.SNAPSHOTS, name)
+        archive.refresh()
+        assert archive.objects.writers() == writers
+        assert len(archive.snapshots()) == 2
+        assert len(archive.warnings) == 2
+        assert all("no longer shows this enrolment record" in w for w in archive.warnings)
+
+
+def test_a_forget_record_counts_until_another_one_repeats_it(taken: Lab) -> None:
+    ids = tuple(SnapshotId(bytes([n]) * 32) for n in range(3))
+    with taken.open() as (archive, store):
+        admin = archive.ring.admin()
+        name = put(archive, Role.FORGET, encode_forget(ForgetRecord(ids[:2], 1)), admin)
+        archive.refresh()
+        store.inner.delete(Kind.SNAPSHOTS, name)
+        archive.refresh()
+        assert "no longer shows this forget record" in archive.warnings[0]
+        assert archive.objects.forgotten() == set(ids[:2])
+        put(archive, Role.FORGET, encode_forget(ForgetRecord(ids, 2)), admin)
+        archive.refresh()
+        assert archive.warnings == []
+        assert len(archive.objects.forget_records()) == 1

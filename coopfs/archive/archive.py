@@ -283,7 +283,12 @@ class Archive:
         self.drop_idle_metadata()
 
     def drop_idle_metadata(self) -> None:
-        """Drop cached trees of packs that have left the index, as a prune deleted them."""
+        """Drop cached trees of packs that have left the index, as a prune deleted them.
+
+        A copy of the archive shares the cache and may be behind: it drops nothing.
+        """
+        if self.settings.is_in_copy:
+            return
         known = {pack.pack_id for pack in self.index.packs() if pack.is_meta}
         rows = self.state.connection.execute("SELECT pack_id FROM unindexed_packs").fetchall()
         self.blocks.keep_only_metadata(known | {PackId(row[0]) for row in rows})

@@ -46,7 +46,9 @@ def look_at_snapshots(report: Report, archive: Archive) -> None:
         report.warn("snapshots", "there is no snapshot yet", '"coopfs snapshot PATH" takes one')
         return
     for (host, series), group in sorted(groups.items()):
-        look_at_series(report, f"{host}/{series}", sorted(group, key=_number), time.time_ns())
+        # What a hacked host goes on putting must not make its series look fresh.
+        trusted = [snapshot for snapshot in group if not snapshot.is_distrusted] or group
+        look_at_series(report, f"{host}/{series}", sorted(trusted, key=_number), time.time_ns())
     report.ok(
         "fingerprint",
         f"{heads_fingerprint(archive.heads.all())}: the same words on every machine that sees "

@@ -19,8 +19,8 @@ from coopfs.ids import SpanNodeId, TreeId, short_hex
 from coopfs.ops.need_table import NeedTable
 from coopfs.ops.progress import Progress
 
-# A forged amendment or forget record counts for nothing, and nothing is needed by one.
-_HARMLESS: Final = frozenset((Role.AMENDMENT, Role.FORGET))
+# A forged record of these kinds counts for nothing, and nothing is needed by one.
+_HARMLESS: Final = frozenset((Role.AMENDMENT, Role.FORGET, Role.DISTRUST))
 
 
 class PruneRefused(DataError):
