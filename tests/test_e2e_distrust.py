@@ -151,10 +151,16 @@ def test_a_poisoned_chunk_is_found_named_and_healed(lab: Lab, no_race: None) -> 
     assert "shared" in ran.out
     two.distrust()
     two.anna.take()
-    with two.anna.open() as (archive, _):
-        for snapshot in archive.snapshots():
-            assert unreadable(archive, snapshot) == set()
-        assert check(archive, 1.0).hurt == []
+    for undo in ((), ("--undo",)):
+        # Also while both packs count and the poisoned one comes first: readers try the next.
+        if undo:
+            two.distrust(*undo)
+        with two.anna.open() as (archive, _):
+            first, other = archive.index.locate(archive.keys.chunk_id(two.shared))
+            assert (first.block_no < other.block_no) is bool(undo)
+            for snapshot in archive.snapshots():
+                assert unreadable(archive, snapshot) == set()
+            assert check(archive, 1.0).hurt == []
 
 
 def test_a_listing_in_another_ones_name_is_told_apart(lab: Lab, no_race: None) -> None:

@@ -112,33 +112,39 @@ CERTAIN = [
 ]
 
 
-@pytest.mark.parametrize("make", CERTAIN)
-def test_what_is_certainly_nobodys_is_set_aside(taken: Lab, make: Make) -> None:
+def test_what_is_certainly_nobodys_is_set_aside(taken: Lab) -> None:
     before = everything_below(taken.store_path / "snapshots").keys()
-    name = put(taken, make)
+    put_all = {put(taken, make).hex() for make in CERTAIN}
     host = taken.host
-    assert name.hex()[:16] in host.ok("snapshots").err
-    if make is not a_forged_forget_record:  # harmless to a prune
-        ran = host.run("prune")
-        assert (ran.code, '"coopfs repair" takes away' in ran.err) == (1, True)
+    said = host.ok("snapshots").err
+    assert all(name[:16] in said for name in put_all)
+    ran = host.run("prune")
+    assert (ran.code, '"coopfs repair" takes away' in ran.err) == (1, True)
     planned = everything_below(taken.store_path)
-    assert (
-        "1 object under snapshots/ that nobody needs would be set aside"
-        in host.ok("repair", "--dry-run").out
-    )
+    said = host.ok("repair", "--dry-run").out
+    assert f"{len(CERTAIN)} objects under snapshots/ that nobody needs would be set aside" in said
     assert everything_below(taken.store_path) == planned
     done = host.ok("repair", "--json").lines()[-1]
-    assert list(done["set_aside"]) == [name.hex()]
-    copy = Path(done["copies"]) / name.hex()
-    assert hashlib.sha256(copy.read_bytes()).digest() == name
+    assert set(done["set_aside"]) == put_all
+    for name in put_all:
+        assert hashlib.sha256((Path(done["copies"]) / name).read_bytes()).hexdigest() == name
     after = everything_below(taken.store_path / "snapshots").keys()
-    assert len(after - before) == 1 and name.hex() not in after  # the record that says so
+    assert len(after - before) == 1  # the record that says so
+    assert not put_all & after
     for who in (taken, taken.second_host()):
         assert who.host.ok("snapshots").err == ""
     host.ok("prune")
     host.ok("forget", "--keep-last", 1)
     assert "nothing to repair" in host.ok("repair").out
     assert expect_all_readable(taken) == 1
+
+
+@pytest.mark.parametrize("make", [a_snapshot_by_a_stranger, noise])
+def test_one_is_enough_to_make_a_prune_refuse(taken: Lab, make: Make) -> None:
+    put(taken, make)
+    assert taken.host.run("prune").code == 1
+    taken.host.ok("repair")
+    taken.host.ok("prune")
 
 
 def damaged(archive: Archive) -> bytes:
@@ -155,29 +161,30 @@ def of_a_newer_role(archive: Archive) -> bytes:
     return data[:9] + b"\x63" + data[10:]
 
 
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [(damaged, b"\x42" * 32), (of_a_newer_version, None), (of_a_newer_role, None)],
-)
-def test_what_may_be_real_stays_until_somebody_names_it(
-    taken: Lab, make: Make, name: bytes | None
-) -> None:
-    name = put(taken, make, name)
+def test_what_may_be_real_stays_until_somebody_names_it(taken: Lab) -> None:
+    real = {
+        put(taken, damaged, b"\x42" * 32),
+        put(taken, of_a_newer_version),
+        put(taken, of_a_newer_role),
+    }
     host = taken.host
-    # It may be an enrolment: then whose writer is not enrolled is not certain either.
+    # One may be an enrolment: then whose writer is not enrolled is not certain either.
     stranger = put(taken, a_snapshot_by_a_stranger)
     junk = put(taken, noise)
     done = host.ok("repair", "--json").lines()[-1]
     assert list(done["set_aside"]) == [junk.hex()]
-    assert set(done["doubtful"]) == {name.hex(), stranger.hex()}
+    assert set(done["doubtful"]) == {name.hex() for name in (*real, stranger)}
     assert host.run("prune").code == 1
     said = host.ok("repair").err
-    assert f'"coopfs repair --set-aside {name.hex()[:16]}"' in said
-    for wrong in ("00" * 8, name.hex()[:7], "x" * 16):
+    for name in real:
+        assert f'"coopfs repair --set-aside {name.hex()[:16]}"' in said
+        assert host.run("repair", "--set-aside", name.hex()[:7]).code == 2
+    for wrong in ("00" * 8, "x" * 16, ""):
         assert host.run("repair", "--set-aside", wrong).code == 2
-    host.ok("repair", "--set-aside", name.hex()[:16])
+    chosen = [arg for name in sorted(real) for arg in ("--set-aside", name.hex()[:16])]
+    host.ok("repair", *chosen)
     host.ok("repair")  # now the stranger is certain
-    assert not {name, stranger} & taken.objects(Kind.SNAPSHOTS)
+    assert not {*real, stranger} & taken.objects(Kind.SNAPSHOTS)
     host.ok("prune")
     assert host.ok("snapshots").err == ""
 
