@@ -73,7 +73,13 @@ def test_a_first_full_is_carried_and_the_archive_goes_on_over_the_line(
     again = berta.ok("serve", "import", "anna", carried, "--root", berta.root, "--json").lines()[-1]
     assert (again["objects"], again["there_already"]) == (0, told["objects"])
 
-    ran = anna.ok("store", "move", "coop://berta")
+    forged = tmp_path / "forged"
+    forged.write_text(receipts.read_text().replace("A", "B", 1))
+    assert anna.run("store", "move", "coop://berta", "--receipts", forged).code != 0
+    assert anna.run("store", "move", carried, "--receipts", receipts).code == 2
+    ran = anna.ok("store", "move", "coop://berta", "--receipts", receipts)
+    shown = anna.ok("partner", "receipts", "berta", "--json").lines()
+    assert len(shown) == told["objects"]
     assert "is in coop://berta now: 1 snapshot" in ran.out
     assert "the old store could not be asked" in ran.err
     assert anna.ok("snapshots").out.splitlines()[-1].split()[-6:] == words

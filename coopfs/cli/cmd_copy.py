@@ -163,6 +163,15 @@ def _mirror(
         store.keep_to(open_line(ctx.dirs, archive.settings, ctx.limits))
         lend_owner(store, archive.ring)
         plan = mirror.plan_mirror(archive, store, lost)
+        if (
+            not plan.snapshots_there
+            and there.store.startswith("coop:")
+            and not archive.ring.admin()
+        ):
+            ctx.warn(
+                "the admin key is not on this machine: run this once where it is, so that the "
+                "partner knows the archive's owner, who alone may delete and recover there"
+            )
         for hidden in hidden_snapshots(archive, store, plan):
             ctx.warn(
                 f"{there.shown_store} holds snapshot {hidden}, which {archive.store.address} does "

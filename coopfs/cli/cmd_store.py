@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -80,8 +81,14 @@ def remove(ctx: Context, /, name: str) -> None:
 @click.option(
     "--incomplete", is_flag=True, help="Although something is missing there, and lost elsewhere."
 )
+@click.option(
+    "--receipts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep the receipts that the partner's server wrote as it took the disk in.",
+)
 @click.pass_obj
-def move(ctx: Context, /, store: str, incomplete: bool) -> None:
+def move(ctx: Context, /, store: str, incomplete: bool, receipts: Path | None) -> None:
     """Use the archive in STORE from now on, where all of it must be.
 
     For an archive that was begun on a disk and carried to a partner, and for one whose
@@ -89,9 +96,12 @@ def move(ctx: Context, /, store: str, incomplete: bool) -> None:
     host of the archive the same command is given.
     """
     from coopfs.cli.render import count, printable
-    from coopfs.ops.stores import move_archive
+    from coopfs.ops.stores import move_archive, take_in_receipts
 
     settings = ctx.load_settings()
+    if receipts is not None:
+        kept = take_in_receipts(ctx.dirs, settings.address_of(store), receipts)
+        ctx.echo(f"{count(kept, 'receipt')} of the partner's server: kept.")
     ring = ctx.load_keyring(settings)
 
     def open_at(chosen: ArchiveSettings) -> Archive:

@@ -134,11 +134,12 @@ def copy_snapshots(
     target.heed_keeper()
     target.index.reload_if_changed()
     report = CopyReport()
+    is_first = bool(wanted) and not target.snapshots()
     total = sum(s.facts.counts.files + s.facts.counts.others for s in wanted)
     progress.start(total, sum(s.facts.counts.size for s in wanted))
     with (
         CopiedChunks(target.state_folder, source.config.archive_id) as chunks,
-        ArchiveWriter(target, signer, expects_much=bool(wanted)) as writer,
+        ArchiveWriter(target, signer, expects_much=is_first) as writer,
     ):
         run = _Run(source, target, writer, chunks, admin or signer, report, progress)
         for snapshot in wanted:

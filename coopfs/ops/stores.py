@@ -7,8 +7,10 @@ show is missed as it would have been in the old one.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from coopfs.archive.archive import Archive
@@ -21,11 +23,24 @@ from coopfs.archive.settings import (
     save_settings,
 )
 from coopfs.dirs import Dirs
-from coopfs.errors import NotAStore, NotFound, Rollback, StoreError, StoreUnavailable, UsageError
+from coopfs.errors import (
+    ConfigError,
+    NotAStore,
+    NotFound,
+    Rollback,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+)
+from coopfs.format.keys import SIGNATURE_LEN
+from coopfs.format.receipt import open_receipt
+from coopfs.identity import public_key_of
 from coopfs.ids import ObjectId, PackId
 from coopfs.ops.copy_target import config_at
 from coopfs.ops.owner import introduce_owner
 from coopfs.store.base import Kind
+from coopfs.store.partners import load_access, partner_of_address
+from coopfs.store.receipts import ReceiptBook, SignedReceipt
 from coopfs.store.shown import shown_address
 
 NAMED: Final = 3  # of what is missing, in a message
@@ -95,6 +110,45 @@ def remove_store(dirs: Dirs, settings: ArchiveSettings, name: str) -> ArchiveSet
     changed = replace(settings, others=rest)
     save_settings(dirs, changed)
     return changed
+
+
+# --- receipts of a carried disk -----------------------------------------------------
+
+
+def take_in_receipts(dirs: Dirs, address: str, path: Path) -> int:
+    """Keep the receipts in *path*, which the partner's server signed as it took a disk in.
+
+    Returns how many; all are verified before the first is kept.
+
+    Raises:
+        UsageError: the store at *address* is no partner's, or something is no receipt.
+        DataError: one is not signed by that partner's server.
+        NotFound, ConfigError: the partner, or the file, cannot be read.
+    """
+    partner = partner_of_address(address)
+    if partner is None:
+        raise UsageError(f"{shown_address(address)}: only a partner's server signs receipts")
+    key = public_key_of(load_access(dirs, partner).certificate, f"partner {partner}")
+    try:
+        lines = path.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: the receipts cannot be read: {exc}") from exc
+    signed = []
+    for number, line in enumerate(lines, 1):
+        what = f"{path}, line {number}"
+        try:
+            data = base64.b64decode(line, validate=True)
+        except ValueError as exc:
+            raise UsageError(f"{what}: is no receipt") from exc
+        receipt = open_receipt(data, key, what)
+        signed.append(SignedReceipt(receipt, data[-SIGNATURE_LEN:], key))
+    book = ReceiptBook(dirs, partner)
+    try:
+        for item in signed:
+            book.keep(item)
+    finally:
+        book.close()
+    return len(signed)
 
 
 # --- moving -------------------------------------------------------------------------
