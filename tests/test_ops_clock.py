@@ -98,6 +98,7 @@ def test_nobody_there_is_no_answer() -> None:
         pass  # its port is free again
     assert "refused" in str(ask_server(server))
     assert isinstance(ask_server(Endpoint("no-such-host.invalid", 123)), str)
+    assert ask_server(Endpoint("a" * 70 + ".example.org", 123)) == "no such host"
 
 
 def test_of_three_servers_one_that_lies_changes_nothing(programs: Path) -> None:

@@ -108,6 +108,8 @@ def ask_server(server: Endpoint, timeout_s: float = TIMEOUT_S) -> TimeAnswer | s
             return _exchange(line, timeout_s)
     except OSError as exc:
         return exc.strerror or str(exc)
+    except UnicodeError:  # how Python says that no host can have that name
+        return "no such host"
 
 
 def _exchange(line: socket.socket, timeout_s: float) -> TimeAnswer | str:
