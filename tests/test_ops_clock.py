@@ -21,7 +21,6 @@ from coopfs.format.snapshot import ClockFacts, State
 from coopfs.format.sntp import TimeAnswer
 from coopfs.ops import clock
 from coopfs.ops.clock import (
-    TIMEOUT_S,
     UNKNOWN,
     ClockProbe,
     ask_daemon,
@@ -52,7 +51,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("ahead_s", [0.0, 3.0, -3.0])
 def test_a_server_tells_how_wrong_our_clock_is(ahead_s: float) -> None:
     with time_server(lambda question: answer(question, ahead_s=ahead_s)) as server:
-        found = ask_server(server)
+        found = ask_server(server, LONG_S)
     assert isinstance(found, TimeAnswer)
     assert abs(found.offset_ns / 1e9 - ahead_s) < 0.5
     assert (found.stratum, found.reference) == (1, "GPS")
@@ -69,13 +68,11 @@ def test_a_server_tells_how_wrong_our_clock_is(ahead_s: float) -> None:
         (lambda question: None, "no answer"),
     ],
 )
-def test_a_server_of_no_use_says_why_and_in_time(reply: object, why: str) -> None:
-    begun = time.monotonic()
+def test_a_server_of_no_use_says_why(reply: object, why: str) -> None:
     with time_server(reply) as server:  # type: ignore[arg-type]  # a lambda
-        found = ask_server(server, timeout_s=0.2)
+        found = ask_server(server, 0.2 if why == "no answer" else LONG_S)
     assert isinstance(found, str)
     assert why in found
-    assert time.monotonic() - begun < TIMEOUT_S
 
 
 def test_a_forged_answer_before_the_true_one_is_passed_over() -> None:
@@ -88,7 +85,7 @@ def test_a_forged_answer_before_the_true_one_is_passed_over() -> None:
         return answer(question)
 
     with time_server(first_forged) as server:
-        found = ask_server(server)
+        found = ask_server(server, LONG_S)
     assert isinstance(found, TimeAnswer)
     assert abs(found.offset_ns) < 500_000_000
 
@@ -96,8 +93,9 @@ def test_a_forged_answer_before_the_true_one_is_passed_over() -> None:
 def test_nobody_there_is_no_answer() -> None:
     with time_server(lambda question: None) as server:
         pass  # its port is free again
-    assert "refused" in str(ask_server(server))
-    assert isinstance(ask_server(Endpoint("no-such-host.invalid", 123)), str)
+    assert "refused" in str(ask_server(server, LONG_S))
+    assert isinstance(ask_server(Endpoint("no-such-host.invalid", 123), LONG_S), str)
+    assert ask_server(Endpoint("a" * 70 + ".example.org", 123), LONG_S) == "no such host"
 
 
 def test_of_three_servers_one_that_lies_changes_nothing(programs: Path) -> None:
@@ -120,21 +118,19 @@ def test_where_no_server_answers_the_local_daemon_counts(programs: Path) -> None
 
 
 def test_a_silent_server_is_not_waited_for_and_the_others_count(programs: Path) -> None:
-    heard = threading.Event()
+    released = threading.Event()
 
-    def told(question: bytes) -> bytes:
-        heard.set()
-        return answer(question, ahead_s=3)
+    def late(question: bytes) -> bytes:
+        assert released.wait(LONG_S)
+        return answer(question)
 
-    with time_server(lambda question: None) as silent, time_server(told) as server:
+    with time_server(late) as silent, time_server(lambda q: answer(q, ahead_s=3)) as server:
         probe = ClockProbe([silent, server])
-        begun = time.monotonic()
-        assert heard.wait(LONG_S)
-        facts = probe.facts(0.3)
-        assert time.monotonic() - begun < TIMEOUT_S
-        assert facts.source == "127.0.0.1 (GPS)"
+        deadline = time.monotonic() + LONG_S
+        while (facts := probe.facts(0.01)).source != "127.0.0.1 (GPS)":
+            assert time.monotonic() < deadline
         assert 2.5 < facts.offset_ns / 1e9 < 3.5
-        probe.facts(LONG_S)  # until all threads are done
+        released.set()
 
 
 # --- local daemons ------------------------------------------------------------------------
@@ -215,7 +211,13 @@ def name_servers(lab: Lab, *servers: Endpoint) -> None:
     save_settings(lab.host.dirs, replace(settings, ntp_servers=servers))
 
 
-def test_a_snapshot_records_what_its_clock_was_worth(lab: Lab) -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a snapshot wait for its answers: the machine of the tests may be slow."""
+    monkeypatch.setattr("coopfs.ops.snapshot.LATE_S", LONG_S)
+
+
+def test_a_snapshot_records_what_its_clock_was_worth(lab: Lab, patient: None) -> None:
     write(lab.source / "file", "x")
     assert lab.take().facts.clock == ClockFacts("chronyd (192.0.2.1)", 12_345, 2, True)
     with time_server(lambda question: answer(question, ahead_s=-3)) as server:
@@ -231,7 +233,9 @@ def test_a_snapshot_records_what_its_clock_was_worth(lab: Lab) -> None:
     assert re.search(r"clock     WRONG: -(2.[5-9]|3.[0-5])\d\d s against 127", text)
 
 
-def test_a_snapshot_says_that_its_clock_is_not_synchronised(lab: Lab, programs: Path) -> None:
+def test_a_snapshot_says_that_its_clock_is_not_synchronised(
+    lab: Lab, programs: Path, patient: None
+) -> None:
     write(lab.source / "file", "x")
     ran = lab.host.ok("-q", "snapshot", lab.source)
     assert "the clock is not synchronised (says kernel)" in ran.err
@@ -239,17 +243,29 @@ def test_a_snapshot_says_that_its_clock_is_not_synchronised(lab: Lab, programs: 
 
 
 def test_a_silent_server_and_a_program_that_hangs_hold_up_no_snapshot(
-    lab: Lab, programs: Path
+    lab: Lab, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(clock, "TIMEOUT_S", LONG_S)
     write(lab.source / "file", "x")
-    fake_program(programs, "chronyc", "exec /bin/sleep 1000")
-    with time_server(lambda question: None) as server:
+    gate = programs / "gate"
+    os.mkfifo(gate)
+    fake_program(programs, "chronyc", f"exec /bin/cat {gate}")
+    released = threading.Event()
+
+    def late(question: bytes) -> bytes:
+        assert released.wait(LONG_S)
+        return answer(question)
+
+    with time_server(late) as server:
         name_servers(lab, server)
-        report = lab.take()
-        assert report.facts.clock == UNKNOWN
-        assert report.clock_doubts == ()
-        assert report.duration_s < TIMEOUT_S
-        ClockProbe([server]).facts(LONG_S)  # until those of the run are done, too
+        try:
+            report = lab.take()
+        finally:
+            released.set()
+            gate.write_bytes(b"")
+    assert report.facts.clock == UNKNOWN
+    assert report.clock_doubts == ()
+    assert report.duration_s < LONG_S / 2
     assert "nobody answered" in lab.host.ok("snapshots", "--long").out
 
 
@@ -274,7 +290,7 @@ def test_a_clock_set_back_is_reported_and_reorders_nothing(
 
 
 def test_a_partner_whose_clock_differs_is_a_second_opinion(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, patient: None
 ) -> None:
     write(lab.source / "file", "x")
     monkeypatch.setattr("coopfs.store.faulty.FaultyStore.clock_ahead_s", lambda self: 60.0)

@@ -39,6 +39,7 @@ from coopfs.store.base import Kind
 from coopfs.store.coop import CoopStore
 from coopfs.store.coopstatus import Contact, PartnerStatus, save_contact
 from coopfs.store.faulty import FaultyStore
+from coopfs.store.line import FREE_LINE, Line
 from coopfs.store.open import open_store
 from coopfs.store.partners import PartnerAccess
 
@@ -325,7 +326,7 @@ def test_a_store_that_is_away_hides_nothing_that_is_known_here(
     assert the_one(findings, "index")[0] == "ok"
     assert told(findings, "audit")
 
-    def unreachable(address: str) -> FaultyStore:
+    def unreachable(address: str, line: Line) -> FaultyStore:
         store = FaultyStore(open_store(str(tmp_path / "unplugged")), is_local=False)
         store.inner.address = store.address = address
         store.go_away()
@@ -365,8 +366,8 @@ def fickle(monkeypatch: pytest.MonkeyPatch) -> Callable[[], FaultyStore]:
     """Have the store be of a kind that cannot promise durability; returns the last one."""
     opened: list[FaultyStore] = []
 
-    def open_fickle(address: str) -> FaultyStore:
-        opened.append(FaultyStore(open_store(address), is_durable=False))
+    def open_fickle(address: str, line: Line = FREE_LINE) -> FaultyStore:
+        opened.append(FaultyStore(open_store(address, line), is_durable=False))
         return opened[-1]
 
     monkeypatch.setattr("coopfs.ops.doctor.open_store", open_fickle)
@@ -393,7 +394,8 @@ def test_where_puts_may_not_survive_the_newest_packs_are_read_back(
     level, text = the_one(findings, "durability")
     assert (code, level) == (1, "problem")
     assert f"pack {largest.name[:8]}" in text
-    assert host.run("audit").code == 1  # reads it whole, too
+    ran = host.run("audit")  # reads it whole, too
+    assert (ran.code, "FAILED" in ran.out) == (1, True), ran.err
     assert "lie nowhere else" in the_one(examined(host)[1], "lost")[1]
     host.ok("snapshot", tmp_path / "source", "--series", "home")
     assert the_one(examined(host)[1], "lost")[0] == "note"

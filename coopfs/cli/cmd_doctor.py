@@ -53,7 +53,7 @@ def command(ctx: Context, root: Path | None) -> int:
         _show(ctx, finding)
 
     _look_at_fuse(Report(tell))
-    examine(Patient(ctx.dirs, names, chosen), ctx.passphrases, tell)
+    examine(Patient(ctx.dirs, names, chosen, ctx.limits), ctx.passphrases, tell)
     to_do = counts[Level.WARNING] + counts[Level.PROBLEM]
     if ctx.json:
         ctx.emit_json({"type": "summary", **{level.name.lower(): counts[level] for level in Level}})

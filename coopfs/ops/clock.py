@@ -76,7 +76,7 @@ class ClockProbe:
     def _ask_server(self, server: Endpoint) -> None:
         answer = None
         try:
-            answer = ask_server(server)
+            answer = ask_server(server, TIMEOUT_S)
         finally:
             with self._lock:
                 self._open_servers -= 1
@@ -97,7 +97,7 @@ class ClockProbe:
 # --- a time server --------------------------------------------------------------
 
 
-def ask_server(server: Endpoint, timeout_s: float = TIMEOUT_S) -> TimeAnswer | str:
+def ask_server(server: Endpoint, timeout_s: float) -> TimeAnswer | str:
     """Return what a time server answers, or why it is of no use."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -108,6 +108,8 @@ def ask_server(server: Endpoint, timeout_s: float = TIMEOUT_S) -> TimeAnswer | s
             return _exchange(line, timeout_s)
     except OSError as exc:
         return exc.strerror or str(exc)
+    except UnicodeError:  # how Python says that no host can have that name
+        return "no such host"
 
 
 def _exchange(line: socket.socket, timeout_s: float) -> TimeAnswer | str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.keyring import AskPassphrase, load_keyring
+from coopfs.archive.line import Limits, open_line
 from coopfs.archive.settings import ArchiveSettings, load_settings
 from coopfs.dirs import Dirs
 from coopfs.errors import CoopfsError, StoreError, StoreUnavailable
@@ -43,6 +44,7 @@ class Patient:
     dirs: Dirs
     archives: Sequence[str]  # names
     root: Path  # of the server, which need not be there
+    limits: Limits  # of the line
 
 
 def examine(patient: Patient, passphrase: AskPassphrase, tell: Callable[[Finding], None]) -> Level:
@@ -65,7 +67,7 @@ def examine(patient: Patient, passphrase: AskPassphrase, tell: Callable[[Finding
     with report.guarded("partner"):
         look_at_partners(report, patient.dirs)
     for name, settings in known.items():
-        _look_at_archive(report.about(name), patient.dirs, settings, passphrase)
+        _look_at_archive(report.about(name), patient, settings, passphrase)
     with report.guarded("serve"):
         if is_server(patient.root):
             look_at_server(report, patient.root)
@@ -73,16 +75,16 @@ def examine(patient: Patient, passphrase: AskPassphrase, tell: Callable[[Finding
 
 
 def _look_at_archive(
-    report: Report, dirs: Dirs, settings: ArchiveSettings, passphrase: AskPassphrase
+    report: Report, patient: Patient, settings: ArchiveSettings, passphrase: AskPassphrase
 ) -> None:
-    look_at_keys(report, dirs, settings)
-    folder = settings.state_folder(dirs)
+    look_at_keys(report, patient.dirs, settings)
+    folder = settings.state_folder(patient.dirs)
     oldest_ns: int | None = None
-    if look_at_state(report, dirs, settings):
-        archive = _opened(report, dirs, settings, passphrase)
+    if look_at_state(report, patient.dirs, settings):
+        archive = _opened(report, patient, settings, passphrase)
         if archive is not None:
             with archive:
-                _look_inside(report, dirs, archive)
+                _look_inside(report, patient.dirs, archive)
                 oldest_ns = min((s.facts.time_ns for s in archive.snapshots()), default=None)
     with report.guarded("audit"):
         look_at_audits(report, folder, oldest_ns)
@@ -91,21 +93,21 @@ def _look_at_archive(
     for other in settings.others:
         below = report.about(f"{settings.name} in {other.name}")
         with below.guarded("copy"):
-            _look_at_copy(below, dirs, settings.aimed_at(other.name), passphrase)
+            _look_at_copy(below, patient, settings.aimed_at(other.name), passphrase)
 
 
 def _look_at_copy(
-    report: Report, dirs: Dirs, settings: ArchiveSettings, passphrase: AskPassphrase
+    report: Report, patient: Patient, settings: ArchiveSettings, passphrase: AskPassphrase
 ) -> None:
     """Look at a copy of the archive in another store, which may be a disk in a safe."""
-    ring = load_keyring(dirs, settings, passphrase)
+    ring = load_keyring(patient.dirs, settings, passphrase)
     try:
-        store = open_store(settings.store)
+        store = open_store(settings.store, open_line(patient.dirs, settings, patient.limits))
     except StoreError as exc:
         report.note("copy", f"cannot be looked at now: {exc}")
         return
     try:
-        archive = Archive.open(dirs, settings, ring, store)
+        archive = Archive.open(patient.dirs, settings, ring, store)
     except BaseException as exc:
         store.close()
         if not isinstance(exc, StoreUnavailable):
@@ -118,37 +120,37 @@ def _look_at_copy(
             report.note("copy", f"cannot be looked at now: {away}")
             return
         look_at_store(report, archive)
-        behind = what_is_behind(dirs, archive)
+        behind = what_is_behind(patient.dirs, archive)
         for text in behind[:PROBLEMS_SHOWN]:
             report.warn("copy", f"the copy is behind: it has {text}", '"coopfs copy" again')
         if not behind:
             report.ok("copy", "has the newest of everything")
         look_at_losses(report, archive)
         oldest_ns = min((s.facts.time_ns for s in archive.snapshots()), default=None)
-    look_at_audits(report, settings.state_folder(dirs), oldest_ns)
+    look_at_audits(report, settings.state_folder(patient.dirs), oldest_ns)
 
 
 def _opened(
-    report: Report, dirs: Dirs, settings: ArchiveSettings, passphrase: AskPassphrase
+    report: Report, patient: Patient, settings: ArchiveSettings, passphrase: AskPassphrase
 ) -> Archive | None:
     """Open the archive, the store answering or not; None: why not was reported."""
     try:
-        ring = load_keyring(dirs, settings, passphrase)
+        ring = load_keyring(patient.dirs, settings, passphrase)
     except CoopfsError as exc:
         report.problem("keys", f"{exc}; what is in the archive was not looked at")
         return None
     try:
-        store = open_store(settings.store)
+        store = open_store(settings.store, open_line(patient.dirs, settings, patient.limits))
     except StoreUnavailable as exc:
-        look_at_absence(report, dirs, settings.store, str(exc))
+        look_at_absence(report, patient.dirs, settings.store, str(exc))
         return None
     except CoopfsError as exc:
         report.problem("store", str(exc))
         return None
     try:
-        return Archive.open(dirs, settings, ring, store, may_be_away=True)
+        return Archive.open(patient.dirs, settings, ring, store, may_be_away=True)
     except StoreUnavailable as exc:
-        look_at_absence(report, dirs, settings.store, str(exc))
+        look_at_absence(report, patient.dirs, settings.store, str(exc))
     except CoopfsError as exc:
         report.problem("store", str(exc))
     store.close()
