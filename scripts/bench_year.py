@@ -131,7 +131,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def change_tree(tree: Path, night: int) -> None:
     """Edit, remove and add files below *tree*; the same ones whenever it is the same tree."""
-    chance = random.Random(f"{SEED} {night}")  # noqa: S311 - not for secrets
+    chance = random.Random(f"{SEED} {night}")
     files = sorted(path for path in walk(tree) if path.is_file() and not path.is_symlink())
     chosen = chance.sample(files, round(len(files) * (EDITED + REMOVED + ADDED)))
     removed = round(len(files) * REMOVED)

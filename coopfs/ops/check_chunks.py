@@ -25,8 +25,6 @@ _NEEDED: Final = 1 << 31  # by a tree of some snapshot
 _SPOILED: Final = 1 << 30  # this copy cannot be read
 _WHOLE_MASK: Final = _LEN_MASK | _SPOILED  # only the length is left of a copy that can
 
-_from_bytes = int.from_bytes  # big-endian is its default from 3.11 on
-
 
 class ChunkTable:
     """Every copy of every chunk the store is known to have; one thread uses it."""
@@ -60,20 +58,29 @@ class ChunkTable:
 
     def need(self, chunk_id: bytes, length: int) -> bool:
         """Note that a tree refers to the chunk; tell whether a copy of *length* can be read."""
-        prefix = _from_bytes(chunk_id[:8])
-        part = prefix >> _SHIFT
-        prefixes, facts = self._prefixes[part], self._facts[part]
-        place = bisect_left(prefixes, prefix)
-        is_whole = False
-        count = len(prefixes)
-        while place < count and prefixes[place] == prefix:
-            fact = facts[place]
-            if not fact & _NEEDED:
-                facts[place] = fact | _NEEDED
-            if fact & _WHOLE_MASK == length:
-                is_whole = True
-            place += 1
-        return is_whole
+        return self.need_all(chunk_id, (length,))
+
+    def need_all(self, chunk_ids: bytes, lengths: Sequence[int]) -> bool:
+        """Do as :meth:`need` of many, their ids back to back; tell whether it is true of all."""
+        all_prefixes, all_facts = self._prefixes, self._facts
+        are_whole = True
+        for (prefix,), length in zip(_PREFIX.iter_unpack(chunk_ids), lengths, strict=True):
+            part = prefix >> _SHIFT
+            prefixes = all_prefixes[part]
+            place = bisect_left(prefixes, prefix)
+            facts = all_facts[part]
+            count = len(prefixes)
+            is_whole = False
+            while place < count and prefixes[place] == prefix:
+                fact = facts[place]
+                if not fact & _NEEDED:
+                    facts[place] = fact | _NEEDED
+                if fact & _WHOLE_MASK == length:
+                    is_whole = True
+                place += 1
+            if not is_whole:
+                are_whole = False
+        return are_whole
 
     def spoil(self, chunk_id: bytes, length: int) -> None:
         """Take one readable copy of the chunk as lost; nothing happens when there is none."""
