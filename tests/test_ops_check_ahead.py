@@ -91,6 +91,18 @@ def test_with_room_for_nothing_every_node_is_still_seen(
     assert said(archive[0]) == expected
 
 
+def test_answers_that_have_come_are_not_waited_for(
+    archive: tuple[Archive, FaultyStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = alone(archive[0], monkeypatch)
+
+    def after_all_have_come(self: SurveyProcess) -> bool:
+        return bool(self._block_nos) and bool(self._poll.poll(10_000))
+
+    monkeypatch.setattr(SurveyProcess, "has_news", property(after_all_have_come))
+    assert said(archive[0]) == expected
+
+
 @pytest.mark.parametrize("when", ["start", "later"])
 def test_a_process_that_dies_changes_nothing(
     archive: tuple[Archive, FaultyStore], monkeypatch: pytest.MonkeyPatch, when: str

@@ -73,6 +73,8 @@ class SurveysAhead:
     def _go_on(self, block_no: int, process: SurveyProcess) -> None:
         """Take in a block, or survey one here; *block_no* is wanted now."""
         self._send()
+        if block_no not in self._plain_lens:
+            return  # it has just come
         if block_no in self._todo:
             self._todo.remove(block_no)
             self._survey_here(block_no)
