@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from vectors import samples as s
 
 from coopfs.errors import CoopfsError, ObjectCorrupt
-from coopfs.format import encoding, survey
+from coopfs.format import encoding
 from coopfs.format.nodes import decode_tree_node
-from coopfs.format.survey import Survey, survey_block, survey_tree_node
+from coopfs.format.survey import Survey, survey_block, survey_tree_node, survey_usual
 from coopfs.format.tree import Entry, Kind, Span, Totals, encode_entry
 from coopfs.ids import ChunkId, TreeId
 
@@ -110,7 +110,7 @@ def surveyed(node: bytes) -> dict[str, Any]:
 def test_usual_entries_are_found_by_the_pattern_alone(folder: list[Entry]) -> None:
     many = any(len(entry.spans or ()) > 64 for entry in folder)
     node = node_of(folder)
-    assert (survey._by_pattern(node, "node") is None) is many
+    assert (survey_usual(node, "node") is None) is many
     assert surveyed(node) == by_parsing(node)
 
 

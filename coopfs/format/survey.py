@@ -92,7 +92,7 @@ def survey_block(
 
 def survey_tree_node(node: bytes, what: str) -> Survey:
     """Verify an encoded tree node and return what is in it (ObjectCorrupt)."""
-    found = _by_pattern(node, what)
+    found = survey_usual(node, what)
     if found is not None:
         return found
     level, items = decode_node(node, what)
@@ -104,8 +104,11 @@ def survey_tree_node(node: bytes, what: str) -> Survey:
     return _of_entries(parsed.entries)
 
 
-def _by_pattern(node: bytes, what: str) -> Survey | None:
-    """Survey a node of usual entries; None: it has others, or something is amiss."""
+def survey_usual(node: bytes, what: str) -> Survey | None:
+    """Return what :func:`survey_tree_node` does if only the pattern is needed for it, else None.
+
+    None too where something is amiss.
+    """
     start, count = _entries_at(node)
     rows = _ENTRY.findall(node, start) if count else []
     if len(rows) != count or not rows:

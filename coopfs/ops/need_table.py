@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from coopfs.ids import ID_LEN
@@ -68,11 +68,11 @@ class NeedTable:
         self._late[prefix] = _NEEDED
         return True
 
-    def need_all(self, chunk_ids: Iterable[bytes]) -> bytes | None:
-        """Do as :meth:`need` of many; return one that is nowhere, or None."""
+    def need_all(self, chunk_ids: bytes) -> bytes | None:
+        """Do as :meth:`need` of many, ids back to back; return one that is nowhere, or None."""
         all_prefixes, all_flags = self._prefixes, self._flags
-        for chunk_id in chunk_ids:
-            prefix = _from_bytes(chunk_id[:8])
+        are_all_here = True
+        for (prefix,) in _PREFIXES.iter_unpack(chunk_ids):
             part = prefix >> _SHIFT
             prefixes = all_prefixes[part]
             place = bisect_left(prefixes, prefix)
@@ -80,8 +80,13 @@ class NeedTable:
                 flags = all_flags[part]
                 if not flags[place]:
                     flags[place] = _NEEDED
-            elif self.need(chunk_id) is None:
-                return chunk_id
+            else:
+                are_all_here = False
+        if not are_all_here:  # some came later, or are nowhere
+            for start in range(0, len(chunk_ids), ID_LEN):
+                chunk_id = chunk_ids[start : start + ID_LEN]
+                if self.need(chunk_id) is None:
+                    return chunk_id
         return None
 
     def is_needed(self, chunk_id: bytes) -> bool:
