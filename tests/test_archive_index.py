@@ -230,3 +230,17 @@ def test_ids_that_share_a_prefix_are_told_apart(index: Index) -> None:
     alike = chunk(b"one")[:16] + bytes(16)
     with pytest.raises(ChunkMissing):
         index.locate(alike)
+
+
+def test_rows_kept_in_memory_are_bounded_by_their_chunks(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coopfs.archive.index.ROW_CHUNKS_KEPT", 2)
+    index.add_object(name("one"), listed(s.indexed(s.data_pack()), s.indexed(s.meta_pack())))
+    for pack in index.packs():
+        for block in index.blocks_of(pack.pack_no):
+            assert index.block(block.block_no) == index.block(block.block_no)
+            kept = list(index._blocks.values())
+            assert len(kept) == 1 or sum(len(row.chunk_ids) for row in kept) <= 2
+    index.reload()
+    assert index._block_chunks == 0
