@@ -290,7 +290,8 @@ class Coopfs(Tool):
 
     def _listing(self, archive: Archive) -> list[object]:
         listed = run([self.command, "--json", "snapshots"], self.env(archive)).stdout
-        return list(listed.splitlines())
+        found = [json.loads(line) for line in listed.splitlines()]
+        return [item for item in found if item["type"] == "snapshot"]
 
 
 def find_tools(names: Sequence[str], work: Path, coopfs_command: Path) -> list[Tool]:
