@@ -15,8 +15,10 @@ import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final
 
+RECENT_MAX: Final = 100_000  # pairs, 170 bytes each
 _PARTS: Final = 1 << 12  # about 2,400 chunks each when there are ten million
 _SHIFT: Final = 64 - 12
 _PREFIX: Final = struct.Struct(">Q24x")  # the first eight of 32 bytes
@@ -33,6 +35,7 @@ class ChunkTable:
         """Start empty; all :meth:`add` come before :meth:`seal`, all else after."""
         self._prefixes = [array("Q") for _ in range(_PARTS)]
         self._facts = [array("I") for _ in range(_PARTS)]  # length and flags
+        self._recent: set[tuple[int, int]] = set()  # (prefix, length): needed, and whole
 
     def __len__(self) -> int:
         """Return how many copies there are."""
@@ -62,28 +65,35 @@ class ChunkTable:
 
     def need_all(self, chunk_ids: bytes, lengths: Sequence[int]) -> bool:
         """Do as :meth:`need` of many, their ids back to back; tell whether it is true of all."""
-        all_prefixes, all_facts = self._prefixes, self._facts
-        are_whole = True
-        for (prefix,), length in zip(_PREFIX.iter_unpack(chunk_ids), lengths, strict=True):
-            part = prefix >> _SHIFT
-            prefixes = all_prefixes[part]
-            place = bisect_left(prefixes, prefix)
-            facts = all_facts[part]
-            count = len(prefixes)
-            is_whole = False
-            while place < count and prefixes[place] == prefix:
-                fact = facts[place]
-                if not fact & _NEEDED:
-                    facts[place] = fact | _NEEDED
-                if fact & _WHOLE_MASK == length:
-                    is_whole = True
-                place += 1
-            if not is_whole:
-                are_whole = False
-        return are_whole
+        prefixes_here = chain.from_iterable(_PREFIX.iter_unpack(chunk_ids))
+        # Most were asked for a moment ago: a node differs from its predecessor in one entry.
+        wanted = set(zip(prefixes_here, lengths, strict=True)) - self._recent
+        if not wanted:
+            return True
+        whole = {pair for pair in wanted if self._need(*pair)}
+        if len(self._recent) > RECENT_MAX:
+            self._recent.clear()
+        self._recent |= whole
+        return len(whole) == len(wanted)
+
+    def _need(self, prefix: int, length: int) -> bool:
+        part = prefix >> _SHIFT
+        prefixes, facts = self._prefixes[part], self._facts[part]
+        place = bisect_left(prefixes, prefix)
+        count = len(prefixes)
+        is_whole = False
+        while place < count and prefixes[place] == prefix:
+            fact = facts[place]
+            if not fact & _NEEDED:
+                facts[place] = fact | _NEEDED
+            if fact & _WHOLE_MASK == length:
+                is_whole = True
+            place += 1
+        return is_whole
 
     def spoil(self, chunk_id: bytes, length: int) -> None:
         """Take one readable copy of the chunk as lost; nothing happens when there is none."""
+        self._recent.clear()
         (prefix,) = _PREFIX.unpack(chunk_id)
         part = prefix >> _SHIFT
         prefixes, facts = self._prefixes[part], self._facts[part]
