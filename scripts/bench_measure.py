@@ -84,6 +84,17 @@ def run(
     )
 
 
+def run_all(commands: Sequence[Sequence[str]], env: Mapping[str, str]) -> Measured:
+    """Run *commands* one after the other; times are added up, the peak is the highest."""
+    runs = [run(command, env) for command in commands]
+    return Measured(
+        seconds=sum(measured.seconds for measured in runs),
+        cpu_s=sum(measured.cpu_s for measured in runs),
+        peak_bytes=max(measured.peak_bytes for measured in runs),
+        stdout=b"".join(measured.stdout for measured in runs),
+    )
+
+
 def _drain(pipe: object) -> bytes:
     with pipe as stream:  # type: ignore[attr-defined]  # Popen types its pipes as optional
         data: bytes = stream.read()

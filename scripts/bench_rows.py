@@ -76,6 +76,10 @@ class Input:
         return (self.tar, self.random)
 
 
+# What a step measures, by row name, and how: called for one tool, with the round's number.
+Step = tuple[tuple[str, ...], Callable[["Bench", Tool, int], None]]
+
+
 @dataclass(slots=True)
 class Bench:
     """One run of the benchmark: input, tools and what has been measured so far."""
@@ -84,6 +88,8 @@ class Bench:
     source: Input
     tools: list[Tool]
     wanted: set[str]
+    rows: tuple[Row, ...] = ROWS
+    steps: tuple[Step, ...] = field(default_factory=lambda: STEPS)
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     cpu: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
@@ -94,13 +100,13 @@ class Bench:
         self.samples.setdefault(row, {}).setdefault(tool.name, []).append(value)
         if cpu_s is not None:
             self.cpu.setdefault(row, {}).setdefault(tool.name, []).append(cpu_s)
-        unit = next(entry.unit for entry in ROWS if entry.name == row)
+        unit = next(entry.unit for entry in self.rows if entry.name == row)
         cpu_text = "" if cpu_s is None else f"  (cpu {cpu_s:.2f} s)"
         print(f"  {row:16} {tool.name:8} {value:9.2f} {unit}{cpu_text}", flush=True)
 
     def run_round(self, number: int) -> None:
         """Measure every wanted row once for every tool, the tools taking turns."""
-        for names, measure in STEPS:
+        for names, measure in self.steps:
             if self.wanted.isdisjoint(names):
                 continue
             for tool in self.tools:
@@ -260,14 +266,14 @@ def _tar_subtree(bench: Bench, tool: Tool, number: int) -> None:
         shown = tool.mounted_path(archive, bench.source.tree)
         seconds, size = _tar(shown, subtree)
         if number == 0:
-            _compare_trees(bench.source.tree / subtree, shown / subtree)
+            compare_trees(bench.source.tree / subtree, shown / subtree)
     expected = _tar(bench.source.tree, subtree)[1]
     if size != expected:
         raise BenchError(f"{tool.name}: tar has {size} bytes, of the source {expected}")
     bench.record("tar", tool, seconds)
 
 
-def _compare_trees(source: Path, copy: Path) -> None:
+def compare_trees(source: Path, copy: Path) -> None:
     """Fail unless the two trees have the same names, links and contents."""
     compare = ["diff", "-rq", "--no-dereference", str(source), str(copy)]
     differing = subprocess.run(compare, capture_output=True, text=True, check=False)
@@ -306,7 +312,7 @@ def _restore(bench: Bench, tool: Tool, number: int) -> None:
     if expected != found:
         raise BenchError(f"{tool.name}: restored {found} (entries, bytes), source {expected}")
     if number == 0:
-        _compare_trees(bench.source.tree, restored)
+        compare_trees(bench.source.tree, restored)
     bench.record("restore", tool, measured.seconds, measured.cpu_s)
     remove_tree(target)
 
@@ -317,7 +323,7 @@ def _help(bench: Bench, tool: Tool, _number: int) -> None:
     bench.record("help", tool, times[HELP_RUNS // 2])
 
 
-STEPS: tuple[tuple[tuple[str, ...], Callable[[Bench, Tool, int], None]], ...] = (
+STEPS: tuple[Step, ...] = (
     (("tree-first", "stored", "snapshot-memory"), _first_of_tree),
     (("tree-again",), _again),
     (("again-passphrase",), _again_with_passphrase),

@@ -8,7 +8,7 @@ import platform
 import statistics
 from pathlib import Path
 
-from bench_rows import ROWS, Bench, Row
+from bench_rows import Bench, Row
 
 
 def median(bench: Bench, row: Row, tool_name: str) -> float | None:
@@ -51,7 +51,7 @@ def table(bench: Bench, rounds: int) -> str:
         "",
         *_cells(["", *names, "times better", "to reach"]),
     ]
-    for row in ROWS:
+    for row in bench.rows:
         if row.name in bench.samples:
             values = [_shown(median(bench, row, name), row) for name in names]
             lines += _cells([row.title, *values, *_verdict(bench, row)])
@@ -75,7 +75,7 @@ def screen_table(bench: Bench) -> str:
     """Return the results with aligned columns."""
     names = [tool.name for tool in bench.tools]
     grid = [["", *names, "times", "to reach"]]
-    for row in ROWS:
+    for row in bench.rows:
         if row.name in bench.samples:
             values = [_shown(median(bench, row, name), row) for name in names]
             grid.append([row.title, *values, *_verdict(bench, row)])

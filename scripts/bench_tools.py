@@ -6,6 +6,7 @@ configuration and caches in the work folder and nowhere else.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_measure import BenchError, Measured, remove_tree, run
+from bench_measure import BenchError, Measured, remove_tree, run, run_all
 
 PASSPHRASE = "correct horse battery staple"  # noqa: S105 - of throw-away archives
 HOST = "bench"  # coopfs's name for this host
@@ -76,6 +77,21 @@ class Tool:
         """Restore the newest snapshot into the empty folder *target*."""
         return run(self._restore_command(archive, target), self.env(archive), cwd=target)
 
+    def forget(self, archive: Archive, keep: int) -> Measured:
+        """Let all but the newest *keep* snapshots go and free what only they needed."""
+        return run_all(self._forget_commands(archive, keep), self.env(archive))
+
+    def check(self, archive: Archive, *, reads_data: bool, ok_code: int = 0) -> Measured:
+        """Verify the archive's structure, or every byte of it."""
+        command = self._check_command(archive)
+        if reads_data:
+            command.append(self._read_data_option)
+        return run(command, self.env(archive), ok_codes=(ok_code,))
+
+    def snapshot_count(self, archive: Archive) -> int:
+        """Return how many snapshots the tool lists."""
+        return len(self._listing(archive))
+
     def mount(self, archive: Archive) -> MountCommand:
         """Return the command for a mount in the foreground with empty caches."""
         cache = archive.folder / "mount-cache"
@@ -99,6 +115,7 @@ class Tool:
         return kept | self._settings(archive)
 
     _cache_variable = ""
+    _read_data_option = "--read-data"
 
     def _settings(self, archive: Archive) -> dict[str, str]:
         raise NotImplementedError
@@ -113,6 +130,16 @@ class Tool:
         raise NotImplementedError
 
     def _mount_command(self, archive: Archive) -> list[str]:
+        raise NotImplementedError
+
+    def _forget_commands(self, archive: Archive, keep: int) -> list[list[str]]:
+        raise NotImplementedError
+
+    def _check_command(self, archive: Archive) -> list[str]:
+        return [self.command, "check"]
+
+    def _listing(self, archive: Archive) -> list[object]:
+        """Return one item a snapshot."""
         raise NotImplementedError
 
 
@@ -152,12 +179,21 @@ class Restic(Tool):
     def _mount_command(self, archive: Archive) -> list[str]:
         return [self.command, "mount", str(archive.mountpoint)]
 
+    def _forget_commands(self, archive: Archive, keep: int) -> list[list[str]]:
+        return [[self.command, "forget", "--keep-last", str(keep), "--prune"]]
+
+    def _listing(self, archive: Archive) -> list[object]:
+        listed = run([self.command, "snapshots", "--json"], self.env(archive)).stdout
+        found: list[object] = json.loads(listed)
+        return found
+
 
 class Borg(Tool):
     """borg 1.x with `-C zstd,3` and the encryption its manual calls the faster one."""
 
     name = "borg"
     _cache_variable = "BORG_CACHE_DIR"
+    _read_data_option = "--verify-data"
 
     def mounted_path(self, archive: Archive, path: Path) -> Path:
         """Return where *path* appears in the newest snapshot of the mounted archive."""
@@ -196,6 +232,20 @@ class Borg(Tool):
     def _mount_command(self, archive: Archive) -> list[str]:
         return [self.command, "mount", "--foreground", str(archive.store), str(archive.mountpoint)]
 
+    def _forget_commands(self, archive: Archive, keep: int) -> list[list[str]]:
+        store = str(archive.store)
+        return [
+            [self.command, "prune", "--keep-last", str(keep), store],
+            [self.command, "compact", store],
+        ]
+
+    def _check_command(self, archive: Archive) -> list[str]:
+        return [self.command, "check", str(archive.store)]
+
+    def _listing(self, archive: Archive) -> list[object]:
+        command = [self.command, "list", "--short", str(archive.store)]
+        return list(run(command, self.env(archive)).stdout.split())
+
 
 class Coopfs(Tool):
     """coopfs, its keys unwrapped, as on an unattended host, unless asked otherwise."""
@@ -230,6 +280,18 @@ class Coopfs(Tool):
 
     def _mount_command(self, archive: Archive) -> list[str]:
         return [self.command, "mount", str(archive.mountpoint), "--foreground"]
+
+    def _forget_commands(self, archive: Archive, keep: int) -> list[list[str]]:
+        # The peers free at once what nobody needs; with no grace one run does so here too.
+        return [
+            [self.command, "forget", "--keep-last", str(keep)],
+            [self.command, "prune", "--grace", "0"],
+        ]
+
+    def _listing(self, archive: Archive) -> list[object]:
+        listed = run([self.command, "--json", "snapshots"], self.env(archive)).stdout
+        found = [json.loads(line) for line in listed.splitlines()]
+        return [item for item in found if item["type"] == "snapshot"]
 
 
 def find_tools(names: Sequence[str], work: Path, coopfs_command: Path) -> list[Tool]:

@@ -271,3 +271,17 @@ def test_whose_a_pack_is_takes_the_word_of_somebody_else(index: Index) -> None:
     assert index.packs_by([theirs]) == set()
     assert index.packs_by([mine]) == index.packs_by([mine, theirs]) == {no}
     assert index.packs_by([]) == set()
+
+
+def test_rows_kept_in_memory_are_bounded_by_their_chunks(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coopfs.archive.index.ROW_CHUNKS_KEPT", 2)
+    index.add_object(name("one"), listed(s.indexed(s.data_pack()), s.indexed(s.meta_pack())))
+    for pack in index.packs():
+        for block in index.blocks_of(pack.pack_no):
+            assert index.block(block.block_no) == index.block(block.block_no)
+            kept = list(index._blocks.values())
+            assert len(kept) == 1 or sum(len(row.chunk_ids) for row in kept) <= 2
+    index.reload()
+    assert index._block_chunks == 0

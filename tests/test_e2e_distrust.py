@@ -156,6 +156,8 @@ def test_a_poisoned_chunk_is_found_named_and_healed(lab: Lab, no_race: None) -> 
         if undo:
             two.distrust(*undo)
         with two.anna.open() as (archive, _):
+            if undo:
+                archive.index.mark_found(archive.index.lost())  # as if no check had been run
             first, other = archive.index.locate(archive.keys.chunk_id(two.shared))
             assert (first.block_no < other.block_no) is bool(undo)
             for snapshot in archive.snapshots():

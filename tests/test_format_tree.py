@@ -63,7 +63,7 @@ def test_ordinary_entries_are_decoded_the_same_the_quick_and_the_slow_way(
     inline = FILE._replace(size=2, inline=b"ab", spans=None)
     values = [stored(FILE), stored(inline)]
     quick = [decode_entry(value, "folder") for value in values]
-    monkeypatch.setattr(tree, "_WITH_SPANS", ())
+    monkeypatch.setattr(tree, "WITH_SPANS", ())
     slow = [decode_entry(value, "folder") for value in values]
 
     assert quick == slow == [FILE, inline]

@@ -41,3 +41,17 @@ def test_needs_and_claims(packs: list[list[int]], needed: list[int], late: set[i
             for number, is_first in zip(pack, claimed, strict=True):
                 assert is_first is (number in left)
                 left.discard(number)
+
+
+@given(st.lists(numbers), st.lists(numbers), st.sets(numbers))
+def test_many_at_once_are_needed_as_one_by_one(
+    known: list[int], needed: list[int], late: set[int]
+) -> None:
+    table = NeedTable(lambda chunk_id: chunk_id in set(map(chunk, late)))
+    table.add(b"".join(map(chunk, known)))
+    table.seal()
+    missing = table.need_all(b"".join(map(chunk, needed)))
+    nowhere = [number for number in needed if number not in {*known, *late}]
+    assert missing == (chunk(nowhere[0]) if nowhere else None)
+    if not nowhere:
+        assert {n for n in range(31) if table.is_needed(chunk(n))} == set(needed)

@@ -82,14 +82,14 @@ def test_peak_memory_is_that_of_the_process_and_its_children_together() -> None:
 @pytest.mark.parametrize("change", ["content", "missing", "link"])
 def test_a_differing_copy_is_refused(tmp_path: Path, change: str) -> None:
     from bench_measure import BenchError
-    from bench_rows import _compare_trees
+    from bench_rows import compare_trees
 
     for name in ("source", "copy"):
         (tmp_path / name / "folder").mkdir(parents=True)
         (tmp_path / name / "folder/file").write_bytes(b"same")
         (tmp_path / name / "link").symlink_to("folder/file")
     source, copy = tmp_path / "source", tmp_path / "copy"
-    _compare_trees(source, copy)
+    compare_trees(source, copy)
     if change == "content":
         (copy / "folder/file").write_bytes(b"sane")
     elif change == "missing":
@@ -98,4 +98,4 @@ def test_a_differing_copy_is_refused(tmp_path: Path, change: str) -> None:
         (copy / "link").unlink()
         (copy / "link").symlink_to("folder")
     with pytest.raises(BenchError, match="differs"):
-        _compare_trees(source, copy)
+        compare_trees(source, copy)

@@ -32,6 +32,7 @@ from coopfs.ids import ID_LEN, ChunkId, ObjectId, PackId, WriterId, short_hex
 
 PREFIX_LEN: Final = 16  # bytes of an id in the look-up table; 2^64 tries to collide
 BLOCKS_KEPT: Final = 1024  # decoded block rows in memory, ~6 KB each
+ROW_CHUNKS_KEPT: Final = 100_000  # in those, ~110 bytes each: blocks of nodes have a thousand
 MARKED: Final = "marked by a prune"  # a reason in lost_packs; for ever
 ROWS_AT_ONCE: Final = 256  # in one statement; SQLite takes 32,766 values (999 before 3.32)
 HOT_CHUNKS: Final = 50_000  # chunks of recently seen blocks, found without SQLite
@@ -45,6 +46,7 @@ class Index:
         self._state = state
         self._lock = threading.Lock()
         self._blocks: OrderedDict[int, BlockInfo] = OrderedDict()
+        self._block_chunks = 0  # in those
         self._packs: dict[int, PackInfo] = {}
         self._hot: dict[bytes, ChunkLocation] = {}
         self._unusable: frozenset[int] = frozenset()
@@ -78,6 +80,7 @@ class Index:
         with self._lock:
             self._unusable = frozenset(row[0] for row in unusable)
             self._blocks.clear()
+            self._block_chunks = 0
             self._packs.clear()
             self._hot = {}
             self._is_empty = first is None
@@ -177,9 +180,14 @@ class Index:
             raise ChunkMissing("a block has left the index meanwhile; try again")
         block = block_of_row(row)
         with self._lock:
+            if block_no not in self._blocks:
+                self._block_chunks += len(block.chunk_ids)
             self._blocks[block_no] = block
-            if len(self._blocks) > BLOCKS_KEPT:
-                self._blocks.popitem(last=False)
+            while len(self._blocks) > BLOCKS_KEPT or (
+                self._block_chunks > ROW_CHUNKS_KEPT and len(self._blocks) > 1
+            ):
+                _, dropped = self._blocks.popitem(last=False)
+                self._block_chunks -= len(dropped.chunk_ids)
             if len(self._hot) > HOT_CHUNKS:
                 self._hot = {}
             if block.pack_no not in self._unusable:

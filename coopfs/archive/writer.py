@@ -33,7 +33,7 @@ from coopfs.store.base import Kind
 
 AUDIT_ANSWERS: Final = 4  # a pack; an audit uses one of each pack it draws
 PUT_THREADS: Final = 2
-INDEX_CHUNKS: Final = 1 << 20  # in one index object: 40 MB of the 256 it may have
+INDEX_CHUNKS: Final = 1 << 18  # in one index object: 10 MB, and 150 MB while it is taken in
 SMALL_LEN: Final = 4 << 20  # bytes of new chunks; so few are not worth another process
 
 

@@ -224,7 +224,11 @@ def _ends_node(count: int, keyed_id: bytes | None) -> bool:
 
 def decode_tree_node(node: bytes, what: str) -> TreeNode:
     """Parse a tree node: names strictly ascending, level and sizes bounded (ObjectCorrupt)."""
-    level, items = _decode_node(node, what)
+    return decode_tree_items(*decode_node(node, what), what)
+
+
+def decode_tree_items(level: int, items: list[Any], what: str) -> TreeNode:
+    """Parse the items of a tree node (ObjectCorrupt)."""
     if level and not items:
         raise ObjectCorrupt(f"{what}: an inner node without children")
     if level == 0:
@@ -248,7 +252,7 @@ def decode_tree_node(node: bytes, what: str) -> TreeNode:
 
 def decode_span_node(node: bytes, what: str) -> SpanNode:
     """Parse a span node (ObjectCorrupt)."""
-    level, items = _decode_node(node, what)
+    level, items = decode_node(node, what)
     spans = unflatten_spans(items, what)
     if not spans:
         raise ObjectCorrupt(f"{what}: an empty span node")
@@ -262,7 +266,8 @@ def decode_span_node(node: bytes, what: str) -> SpanNode:
     return SpanNode(level, (), tuple(children))
 
 
-def _decode_node(node: bytes, what: str) -> tuple[int, list[Any]]:
+def decode_node(node: bytes, what: str) -> tuple[int, list[Any]]:
+    """Return the level of a tree or span node and its items, not parsed yet (ObjectCorrupt)."""
     fields = encoding.fields_of(encoding.decode(node, what), what, _KNOWN)
     level = encoding.u64(fields, 0, what, limit=MAX_LEVEL)
     items = fields.get(1)

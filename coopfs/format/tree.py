@@ -135,10 +135,10 @@ def decode_entry(value: Any, what: str) -> Entry:
     """
     if (
         type(value) is dict
-        and len(value) == len(_WITH_SPANS)
+        and len(value) == len(WITH_SPANS)
         # By identity, as False == 0 == 0.0: small numbers are the same objects in CPython,
         # and elsewhere the slow way below decides.
-        and all(map(is_, value, _WITH_SPANS if 17 in value else _WITH_INLINE))
+        and all(map(is_, value, WITH_SPANS if 17 in value else WITH_INLINE))
     ):
         # Nine entries of ten; what is done here again is spelled out for speed (a `find`
         # over a source tree decodes 83,700 of them).
@@ -155,7 +155,7 @@ def decode_entry(value: Any, what: str) -> Entry:
             and type(name) is type(user) is type(group) is bytes
             and 0 not in name
             and 47 not in name  # a slash; a number is found five times as fast as b"/"
-            and name not in _NO_NAMES
+            and name not in NO_NAMES
             and len(name) <= NAME_MAX
             and 0 not in user
             and 0 not in group
@@ -181,8 +181,9 @@ def decode_entry(value: Any, what: str) -> Entry:
     return _decode_any_entry(value, what)
 
 
-_WITH_INLINE: Final = (*range(9), 16)
-_WITH_SPANS: Final = (*range(9), 17)
+# The fields of an ordinary file, in order; a survey verifies them by column.
+WITH_INLINE: Final = (*range(9), 16)
+WITH_SPANS: Final = (*range(9), 17)
 _new_tuple: Final = tuple.__new__
 
 
@@ -270,12 +271,12 @@ def _content_spans(value: Any, size: int, what: str) -> tuple[Span, ...]:
     return spans
 
 
-_NO_NAMES: Final = frozenset((b"", b".", b".."))
+NO_NAMES: Final = frozenset((b"", b".", b".."))
 
 
 def is_entry_name(name: bytes) -> bool:
     """Tell whether *name* may stand in a folder: no slash, no NUL, not . or .."""
-    return len(name) <= NAME_MAX and 0 not in name and 47 not in name and name not in _NO_NAMES
+    return len(name) <= NAME_MAX and 0 not in name and 47 not in name and name not in NO_NAMES
 
 
 def flatten_spans(spans: tuple[Span, ...]) -> list[int | bytes | None]:

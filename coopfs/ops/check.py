@@ -26,6 +26,7 @@ from coopfs.dirs import Dirs
 from coopfs.format.config import decode_config_body
 from coopfs.format.keys import Role
 from coopfs.ids import PackId, short_hex
+from coopfs.ops.check_ahead import SurveysAhead
 from coopfs.ops.check_chunks import ChunkTable
 from coopfs.ops.check_findings import CheckTotals, Findings, Report, Subject
 from coopfs.ops.check_index import IndexCheck
@@ -96,9 +97,14 @@ class _Check:
         start_s = time.monotonic()
         snapshots = self._read_snapshots()
         self._index.run()
-        self._table.seal()
-        self._read_packs()
-        self._walk_trees(snapshots)
+        ahead = SurveysAhead(self._fresh)
+        try:
+            ahead.start()
+            self._table.seal()
+            self._read_packs()
+            self._walk_trees(snapshots, ahead)
+        finally:
+            ahead.close()
         self._note_lost()
         totals = self.totals
         totals.chunks = len(self._table)
@@ -253,9 +259,9 @@ class _Check:
 
     # --- trees ------------------------------------------------------------------------
 
-    def _walk_trees(self, snapshots: list[Snapshot]) -> None:
+    def _walk_trees(self, snapshots: list[Snapshot], ahead: SurveysAhead) -> None:
         self._progress.start(None, None)
-        trees = TreeCheck(self._fresh, self._table, self._findings, self._progress)
+        trees = TreeCheck(self._fresh, ahead, self._table, self._findings, self._progress)
         for snapshot in snapshots:
             if trees.walk(snapshot.facts.root):
                 continue

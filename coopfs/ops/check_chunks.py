@@ -15,8 +15,10 @@ import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final
 
+RECENT_MAX: Final = 100_000  # pairs, 170 bytes each
 _PARTS: Final = 1 << 12  # about 2,400 chunks each when there are ten million
 _SHIFT: Final = 64 - 12
 _PREFIX: Final = struct.Struct(">Q24x")  # the first eight of 32 bytes
@@ -24,8 +26,6 @@ _LEN_MASK: Final = (1 << 26) - 1  # a chunk has at most MAX_BLOCK_LEN, 2^25 byte
 _NEEDED: Final = 1 << 31  # by a tree of some snapshot
 _SPOILED: Final = 1 << 30  # this copy cannot be read
 _WHOLE_MASK: Final = _LEN_MASK | _SPOILED  # only the length is left of a copy that can
-
-_from_bytes = int.from_bytes  # big-endian is its default from 3.11 on
 
 
 class ChunkTable:
@@ -35,6 +35,7 @@ class ChunkTable:
         """Start empty; all :meth:`add` come before :meth:`seal`, all else after."""
         self._prefixes = [array("Q") for _ in range(_PARTS)]
         self._facts = [array("I") for _ in range(_PARTS)]  # length and flags
+        self._recent: set[tuple[int, int]] = set()  # (prefix, length): needed, and whole
 
     def __len__(self) -> int:
         """Return how many copies there are."""
@@ -60,12 +61,28 @@ class ChunkTable:
 
     def need(self, chunk_id: bytes, length: int) -> bool:
         """Note that a tree refers to the chunk; tell whether a copy of *length* can be read."""
-        prefix = _from_bytes(chunk_id[:8])
+        return self.need_all(chunk_id, (length,))
+
+    def need_all(self, chunk_ids: bytes, lengths: Sequence[int]) -> bool:
+        """Do as :meth:`need` of many, their ids back to back; tell whether it is true of all."""
+        prefixes_here = chain.from_iterable(_PREFIX.iter_unpack(chunk_ids))
+        # Most were asked for a moment ago: a node differs from its predecessor in one entry.
+        wanted = set(zip(prefixes_here, lengths, strict=True)) - self._recent
+        if not wanted:
+            return True
+        whole = {pair for pair in wanted if self.need_one(*pair)}
+        if len(self._recent) > RECENT_MAX:
+            self._recent.clear()
+        self._recent |= whole
+        return len(whole) == len(wanted)
+
+    def need_one(self, prefix: int, length: int) -> bool:
+        """Do as :meth:`need`, of a chunk by the number its id begins with."""
         part = prefix >> _SHIFT
         prefixes, facts = self._prefixes[part], self._facts[part]
         place = bisect_left(prefixes, prefix)
-        is_whole = False
         count = len(prefixes)
+        is_whole = False
         while place < count and prefixes[place] == prefix:
             fact = facts[place]
             if not fact & _NEEDED:
@@ -82,6 +99,7 @@ class ChunkTable:
 
     def spoil(self, chunk_id: bytes, length: int) -> None:
         """Take one readable copy of the chunk as lost; nothing happens when there is none."""
+        self._recent.clear()
         (prefix,) = _PREFIX.unpack(chunk_id)
         part = prefix >> _SHIFT
         prefixes, facts = self._prefixes[part], self._facts[part]

@@ -14,9 +14,11 @@ from typing import Final, NamedTuple
 from coopfs.archive.archive import Archive
 from coopfs.archive.snapshots import Snapshot
 from coopfs.errors import ChunkCorrupt, ChunkMissing, DataError, ObjectNotFound, WrongKey
-from coopfs.format.nodes import SpanNode, TreeNode
+from coopfs.format.nodes import SpanNode
+from coopfs.format.survey import Survey
 from coopfs.format.tree import Entry, Span, Totals
 from coopfs.ids import ChunkId, SpanNodeId, TreeId, short_hex
+from coopfs.ops.check_ahead import SurveysAhead
 from coopfs.ops.check_chunks import ChunkTable
 from coopfs.ops.check_findings import Findings, HurtFile, Subject
 from coopfs.ops.progress import Progress
@@ -69,10 +71,16 @@ class TreeCheck:
     """Walks trees against the chunks the store has."""
 
     def __init__(
-        self, archive: Archive, table: ChunkTable, findings: Findings, progress: Progress
+        self,
+        archive: Archive,
+        ahead: SurveysAhead,
+        table: ChunkTable,
+        findings: Findings,
+        progress: Progress,
     ) -> None:
-        """*archive* has nodes from the store alone; *table* is sealed."""
+        """*archive* and *ahead* have nodes from the store alone; *table* is sealed."""
         self._archive = archive
+        self._ahead = ahead
         self._table = table
         self._findings = findings
         self._progress = progress
@@ -106,7 +114,7 @@ class TreeCheck:
         if tree_id in self._done or tree_id in self._unreadable:
             return
         try:
-            node = self._archive.load_tree_node(tree_id)
+            node = self._ahead.survey(tree_id)
         except (DataError, ObjectNotFound, WrongKey) as exc:
             self._unreadable[tree_id] = _why(exc)
             self._damage(tree_id, f"tree {short_hex(tree_id)}: cannot be read: {_why(exc)}")
@@ -115,33 +123,33 @@ class TreeCheck:
         self._check_names(below, node)
         frame = _Frame(tree_id, node.level)
         frame.is_hurt = not self._table.need_node(tree_id)
-        for entry in node.entries:
-            if entry.tree is not None:
-                frame.below.append(_Below(entry.tree, True, entry.totals, 0, b"", None, entry.name))
-                frame.folders += 1
-            else:
-                frame.files += 1
-                frame.size += entry.size
-                if self._lost_of(entry) is not None:
-                    frame.is_hurt = True
-        frame.count = len(node.entries)
-        for place, child in enumerate(node.children):
+        frame.count = node.entry_count
+        frame.files, frame.size = node.files, node.size
+        if not self._table.need_all(node.chunk_ids, node.span_lens):
+            frame.is_hurt = True
+        for name, tree, totals in node.folders:
+            known = None if totals is None else Totals(*totals)
+            frame.below.append(_Below(TreeId(tree), True, known, 0, b"", None, name))
+        frame.folders = len(node.folders)
+        for size, span_root in node.rooted:
+            if self._lost_of_span_tree(size, SpanNodeId(span_root)) is not None:
+                frame.is_hurt = True
+        if node.unsupported:
+            frame.is_hurt = True
+        for place, (first_name, child, count) in enumerate(node.children):
             last = place + 1 == len(node.children)
-            limit = below.name_limit if last else node.children[place + 1].first_name
-            frame.below.append(
-                _Below(child.tree_id, False, None, child.entry_count, child.first_name, limit, b"")
-            )
+            limit = below.name_limit if last else node.children[place + 1][0]
+            frame.below.append(_Below(TreeId(child), False, None, count, first_name, limit, b""))
         self.file_count += frame.files
         self._progress.update(files=self.file_count, bytes_=0)
         frame.todo = frame.below[::-1]
         stack.append(frame)
 
-    def _check_names(self, below: _Below, node: TreeNode) -> None:
+    def _check_names(self, below: _Below, node: Survey) -> None:
         if below.is_folder:
             return
-        names = [entry.name for entry in node.entries] or [c.first_name for c in node.children]
         limit = below.name_limit
-        if not names or names[0] != below.first_name or (limit is not None and names[-1] >= limit):
+        if node.first_name != below.first_name or (limit is not None and node.last_name >= limit):
             self._damage(
                 below.tree_id,
                 f"tree {short_hex(below.tree_id)}: its names are not those the node above "
@@ -210,7 +218,7 @@ class TreeCheck:
                     return self._lost_in(iter(spans))
             return None
         if entry.span_root is not None:
-            return self._lost_of_span_tree(entry, entry.span_root)
+            return self._lost_of_span_tree(entry.size, entry.span_root)
         if entry.unsupported:
             return entry.size, 0, entry.unsupported
         return None
@@ -224,21 +232,21 @@ class TreeCheck:
             offset += length
         return lost, max(first, 0), ""
 
-    def _lost_of_span_tree(self, entry: Entry, root: SpanNodeId) -> tuple[int, int, str] | None:
+    def _lost_of_span_tree(self, size: int, root: SpanNodeId) -> tuple[int, int, str] | None:
         self._walk_spans(root, None)
         kept = self._spans_done.get(root)
         if kept is None:
-            return entry.size, 0, self._unreadable[root]
+            return size, 0, self._unreadable[root]
         _, length = _KEPT_SPANS.unpack(kept)
-        if length != entry.size:
-            why = f"its chunks have {length} bytes, its entry says {entry.size}"
-            return entry.size, 0, f"{why}; do not trust its writer"
+        if length != size:
+            why = f"its chunks have {length} bytes, its entry says {size}"
+            return size, 0, f"{why}; do not trust its writer"
         if root not in self._spans_hurt:
             return None
         try:
-            return self._lost_in(self._readable_spans(root, entry.size))
+            return self._lost_in(self._readable_spans(root, size))
         except (DataError, ObjectNotFound, WrongKey) as exc:
-            return entry.size, 0, _why(exc)
+            return size, 0, _why(exc)
 
     def _walk_spans(self, node_id: SpanNodeId, level: int | None) -> None:
         """Walk a span tree once; levels descend, so recursion is bounded by MAX_LEVEL."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Final
 
 from coopfs.ids import ID_LEN
 
+RECENT_MAX: Final = 100_000  # prefixes, 80 bytes each
 _PARTS: Final = 1 << 12  # about 2,400 chunks each when there are ten million
 _SHIFT: Final = 64 - 12
 _PREFIXES: Final = struct.Struct(">Q24x")  # the first eight of 32 bytes
@@ -36,6 +38,7 @@ class NeedTable:
         self._flags: list[bytearray] = []
         self._late: dict[int, int] = {}  # prefix -> flags; few
         self._is_known = is_known
+        self._recent: set[int] = set()  # prefixes that are needed already
 
     def add(self, chunk_ids: bytes) -> None:
         """Take in chunks, their ids back to back."""
@@ -68,11 +71,13 @@ class NeedTable:
         self._late[prefix] = _NEEDED
         return True
 
-    def need_all(self, chunk_ids: Iterable[bytes]) -> bytes | None:
-        """Do as :meth:`need` of many; return one that is nowhere, or None."""
+    def need_all(self, chunk_ids: bytes) -> bytes | None:
+        """Do as :meth:`need` of many, ids back to back; return one that is nowhere, or None."""
         all_prefixes, all_flags = self._prefixes, self._flags
-        for chunk_id in chunk_ids:
-            prefix = _from_bytes(chunk_id[:8])
+        # Most were asked for a moment ago: a node differs from its predecessor in one entry.
+        wanted = set(chain.from_iterable(_PREFIXES.iter_unpack(chunk_ids))) - self._recent
+        are_all_here = True
+        for prefix in wanted:
             part = prefix >> _SHIFT
             prefixes = all_prefixes[part]
             place = bisect_left(prefixes, prefix)
@@ -80,7 +85,16 @@ class NeedTable:
                 flags = all_flags[part]
                 if not flags[place]:
                     flags[place] = _NEEDED
-            elif self.need(chunk_id) is None:
+            else:
+                are_all_here = False
+        if len(self._recent) > RECENT_MAX:
+            self._recent.clear()
+        if are_all_here:
+            self._recent |= wanted
+            return None
+        for start in range(0, len(chunk_ids), ID_LEN):  # some came later, or are nowhere
+            chunk_id = chunk_ids[start : start + ID_LEN]
+            if self.need(chunk_id) is None:
                 return chunk_id
         return None
 

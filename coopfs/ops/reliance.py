@@ -13,6 +13,7 @@ from coopfs.archive.archive import Archive
 from coopfs.archive.index_rows import PackInfo
 from coopfs.archive.snapshots import Snapshot
 from coopfs.ids import PackId
+from coopfs.ops.check_ahead import SurveysAhead
 from coopfs.ops.check_chunks import ChunkTable
 from coopfs.ops.check_findings import CheckTotals, Finding, Findings, HurtFile
 from coopfs.ops.check_trees import TreeCheck
@@ -38,11 +39,11 @@ class _AbsentTable(ChunkTable):
     def add_node(self, node_id: bytes) -> None:
         self._nodes.add(node_id)
 
-    def need(self, chunk_id: bytes, length: int) -> bool:
-        return not super().need(chunk_id, length)
+    def need_one(self, prefix: int, length: int) -> bool:
+        return not super().need_one(prefix, length)
 
     def need_node(self, node_id: bytes) -> bool:
-        super().need(node_id, 0)
+        super().need_node(node_id)
         return node_id not in self._nodes
 
 
@@ -65,7 +66,7 @@ def reliance_on(
             _add_absent(archive, table, pack, pack_nos)
     table.seal()
     progress.start(None, None)
-    trees = TreeCheck(archive, table, _silent(), progress)
+    trees = TreeCheck(archive, SurveysAhead(archive), table, _silent(), progress)
     relying = []
     for snapshot in snapshots:
         if not trees.walk(snapshot.facts.root):
@@ -97,7 +98,7 @@ def hurt_files(
             table.add(block.chunk_ids, lens)
     table.seal()
     progress.start(None, None)
-    trees = TreeCheck(archive, table, _silent(), progress)
+    trees = TreeCheck(archive, SurveysAhead(archive), table, _silent(), progress)
     count = 0
     for snapshot in snapshots:
         if not trees.walk(snapshot.facts.root):

@@ -1,0 +1,140 @@
+"""Trees surveyed in a process of its own: a check needs two cores, Python gives one.
+
+Sealed blocks of metadata go in, what their nodes hold comes out, both through places in
+shared memory.  What does not open or is not well-formed does not come out: whoever
+needs it reads it by itself, and then says what is wrong.
+"""
+
+from __future__ import annotations
+
+import select
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any, Final
+
+from coopfs.archive.child import Child, child_pipes, read_message, write_message
+from coopfs.archive.index_rows import BlockInfo, PackInfo
+from coopfs.errors import CoopfsError
+from coopfs.format import encoding
+from coopfs.format.codec import decompress
+from coopfs.format.keys import ArchiveKeys
+from coopfs.format.pack import PACK_ROLES
+from coopfs.format.sealing import Opener, Section, decode_header
+from coopfs.format.survey import Survey, survey_block
+from coopfs.ids import ID_LEN
+
+PLACE_LEN: Final = 4 << 20  # bytes; a larger block is not for this process
+PLACES: Final = 3  # one is worked on, one waits, one comes back
+
+Surveys = dict[bytes, Survey]  # by tree id
+
+
+class SurveyProcess:
+    """The parent's end; one thread uses it."""
+
+    def __init__(self, keys: ArchiveKeys) -> None:
+        """Start the process (CoopfsError)."""
+        self._child = Child(__name__, PLACES * PLACE_LEN)
+        self._poll = select.poll()
+        self._poll.register(self._child.from_child, select.POLLIN)
+        self._free = list(range(PLACES))
+        self._block_nos: dict[int, int] = {}  # place -> block
+        self.is_dead = False
+        with suppress(OSError):  # then reading says so
+            write_message(self._child.to_child, [keys.archive_key])
+
+    def close(self) -> None:
+        """End the process."""
+        self.is_dead = True
+        self._child.close()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether :meth:`send` may be called."""
+        return bool(self._free) and not self.is_dead
+
+    @property
+    def has_news(self) -> bool:
+        """Whether :meth:`receive` would return at once."""
+        return bool(self.is_dead or self._poll.poll(0))
+
+    def send(self, info: BlockInfo, pack: PackInfo, sealed: bytes | memoryview) -> None:
+        """Have one block surveyed; it must fit into a place."""
+        place = self._free.pop()
+        self._block_nos[place] = info.block_no
+        start = place * PLACE_LEN
+        self._child.shared[start : start + len(sealed)] = sealed
+        lengths = [b - a for a, b in pairwise(info.chunk_offsets)]
+        message = [place, len(sealed), pack.header.encode(), info.ordinal, info.codec]
+        message += [info.plain_len, b"".join(info.chunk_ids), lengths]
+        with suppress(OSError, ValueError):  # then reading says so
+            write_message(self._child.to_child, message)
+
+    def receive(self) -> tuple[int, Surveys] | None:
+        """Wait for a block: its number, what is in it.  None: the process has died."""
+        message = None
+        if not self.is_dead:
+            with suppress(OSError, CoopfsError):
+                message = read_message(self._child.from_child)
+        if message is None:
+            self.is_dead = True
+            return None
+        place, length = message
+        start = place * PLACE_LEN
+        found = encoding.decode(bytes(self._child.shared[start : start + length]), "surveys")
+        self._free.append(place)
+        surveys = {tree_id: Survey(*fields) for tree_id, fields in found}
+        return self._block_nos.pop(place), surveys
+
+
+class _Surveyor:
+    """The process's own work."""
+
+    def __init__(self, keys: ArchiveKeys, shared: memoryview) -> None:
+        self._keys = keys
+        self._shared = shared
+
+    def survey(
+        self,
+        place: int,
+        sealed_len: int,
+        header: bytes,
+        ordinal: int,
+        codec: int,
+        plain_len: int,
+        ids: bytes,
+        lengths: list[int],
+    ) -> int:
+        """Put the surveys of one block where it was; return how many bytes they take."""
+        start = place * PLACE_LEN
+        sealed = self._shared[start : start + sealed_len]
+        found: list[Any] = []
+        try:
+            opener = Opener(self._keys, decode_header(header, "pack", PACK_ROLES), "pack")
+            stored = opener.open(Section.BLOCK, ordinal, sealed)
+            plain = memoryview(decompress(codec, stored, plain_len, "block"))
+            chunk_ids = [ids[at : at + ID_LEN] for at in range(0, len(ids), ID_LEN)]
+            found = list(survey_block(self._keys, chunk_ids, lengths, plain))
+        except CoopfsError:
+            pass  # see the module
+        answer = encoding.encode(found)
+        if len(answer) > PLACE_LEN:
+            answer = encoding.encode([])
+        self._shared[start : start + len(answer)] = answer
+        return len(answer)
+
+
+def main() -> None:
+    """Run as the child."""
+    from coopfs.archive.allocator import prepare_bulk_work
+
+    prepare_bulk_work()
+    with child_pipes() as (shared, stream, out, _):
+        (archive_key,) = read_message(stream)
+        surveyor = _Surveyor(ArchiveKeys.derive(archive_key), shared)
+        while (message := read_message(stream)) is not None:
+            write_message(out, [message[0], surveyor.survey(*message)])
+
+
+if __name__ == "__main__":
+    main()

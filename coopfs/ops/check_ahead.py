@@ -1,0 +1,136 @@
+"""Surveys of tree nodes made ahead of the walk that asks for them, on the second core.
+
+Blocks of metadata are surveyed whole, in the order in which they were stored, which is
+about the order of a walk.  Most of that is another process's work; this one takes a block
+itself whenever it would have to wait.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from contextlib import suppress
+from itertools import pairwise
+from typing import Final
+
+from coopfs.archive.archive import Archive
+from coopfs.archive.survey_process import PLACE_LEN, SurveyProcess, Surveys
+from coopfs.errors import CoopfsError, DataError, ObjectNotFound
+from coopfs.format.survey import Survey, survey_block, survey_tree_node
+from coopfs.ids import TreeId, short_hex
+
+AHEAD_LEN: Final = 48 << 20  # bytes of plain blocks whose surveys are kept
+LEAST_LEN: Final = 4 << 20  # bytes of metadata; less is not worth a process
+
+
+class SurveysAhead:
+    """See the module; one thread uses it."""
+
+    def __init__(self, archive: Archive) -> None:
+        """Start with the metadata packs that *archive*'s index knows."""
+        self._archive = archive
+        self._process: SurveyProcess | None = None
+        self._todo: deque[int] = deque()  # blocks
+        self._plain_lens: dict[int, int] = {}  # of those that are not done
+        self._ready: OrderedDict[int, Surveys] = OrderedDict()  # what of a block was not taken
+        self._ready_lens: dict[int, int] = {}
+        self._ready_len = 0
+        self._sent_len = 0
+        for pack in archive.index.packs():
+            for info in archive.index.blocks_of(pack.pack_no):
+                if pack.is_meta and max(info.plain_len, info.sealed_len) <= PLACE_LEN:
+                    self._todo.append(info.block_no)
+                    self._plain_lens[info.block_no] = info.plain_len
+
+    def start(self) -> None:
+        """Start the process, where there is enough for it to do."""
+        if sum(self._plain_lens.values()) >= LEAST_LEN:
+            with suppress(CoopfsError):  # then this process does it all
+                self._process = SurveyProcess(self._archive.keys)
+                self._send()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.close()
+
+    def survey(self, tree_id: TreeId) -> Survey:
+        """Return what is in a tree node.
+
+        Raises as ``Archive.load_tree_node``.
+        """
+        block_no = self._archive.index.first_location(tree_id).block_no
+        while block_no in self._plain_lens and self._process is not None:
+            self._go_on(block_no, self._process)
+        surveys = self._ready.get(block_no)
+        found = surveys.pop(tree_id, None) if surveys is not None else None
+        if not surveys:
+            self._drop(block_no)
+        if found is not None:
+            return found
+        node = self._archive.load_tree_bytes(tree_id)
+        return survey_tree_node(node, f"tree {short_hex(tree_id)}")
+
+    def _go_on(self, block_no: int, process: SurveyProcess) -> None:
+        """Take in a block, or survey one here; *block_no* is wanted now."""
+        self._send()
+        if block_no not in self._plain_lens:
+            return  # it has just come
+        if block_no in self._todo:
+            self._todo.remove(block_no)
+            self._survey_here(block_no)
+        elif not process.has_news and self._todo and self._has_room:
+            self._survey_here(self._todo.popleft())
+        else:
+            self._receive(process)
+
+    @property
+    def _has_room(self) -> bool:
+        return self._ready_len + self._sent_len < AHEAD_LEN
+
+    def _send(self) -> None:
+        """Keep the process busy."""
+        while self._process is not None and self._process.has_news:
+            self._receive(self._process)
+        process = self._process
+        while process is not None and process.has_room and self._todo and self._has_room:
+            block_no = self._todo.popleft()
+            try:
+                for info, pack, sealed in self._archive.blocks.fetch_sealed([block_no]):
+                    process.send(info, pack, sealed)
+                    self._sent_len += info.plain_len
+            except (DataError, ObjectNotFound):
+                self._plain_lens.pop(block_no)  # each node is asked for by itself
+
+    def _receive(self, process: SurveyProcess) -> None:
+        received = process.receive()
+        if received is None:
+            self._process = None
+            process.close()
+            return
+        block_no, surveys = received
+        self._sent_len -= self._plain_lens[block_no]
+        self._take_in(block_no, surveys)
+
+    def _survey_here(self, block_no: int) -> None:
+        info = self._archive.index.block(block_no)
+        offsets = info.chunk_offsets
+        lengths = (b - a for a, b in pairwise(offsets))
+        try:
+            plain = memoryview(self._archive.blocks.load(block_no).data)
+        except (DataError, ObjectNotFound):
+            self._plain_lens.pop(block_no)
+            return
+        found = survey_block(self._archive.keys, info.chunk_ids, lengths, plain)
+        self._take_in(block_no, dict(found))
+
+    def _take_in(self, block_no: int, surveys: Surveys) -> None:
+        plain_len = self._plain_lens.pop(block_no)
+        self._ready[block_no] = surveys
+        self._ready_lens[block_no] = plain_len
+        self._ready_len += plain_len
+        while self._ready_len > AHEAD_LEN:  # what no snapshot needs stays until then
+            self._drop(next(iter(self._ready)))
+
+    def _drop(self, block_no: int) -> None:
+        self._ready.pop(block_no, None)
+        self._ready_len -= self._ready_lens.pop(block_no, 0)

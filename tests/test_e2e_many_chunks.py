@@ -1,0 +1,69 @@
+"""Memory stays flat however much an archive holds.
+
+COOPFS_TEST_SOAK=1 does it with ten million chunks (400 GB of files), which takes half an
+hour; otherwise the same is gone through with 60,000.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from archive_fixtures import Lab
+from many_chunks import ManyChunks
+
+from coopfs.store.base import Kind
+
+IS_SOAK = bool(os.environ.get("COOPFS_TEST_SOAK"))
+CHUNKS = 10_000_000 if IS_SOAK else 60_000
+PEAK_MAX = 500_000_000 if IS_SOAK else 150_000_000  # bytes, resident
+TIMEOUT_S = 7200 if IS_SOAK else 180
+
+
+def peak_of(lab: Lab, *args: str) -> tuple[str, int]:
+    """Run the command in a process of its own; return what it said and its peak, in bytes."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "coopfs.cli.main", *args],
+        env={**os.environ, **lab.host.environ},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, said
+    return said, usage.ru_maxrss * 1024
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    lab = Lab(tmp_path).init()
+    many = ManyChunks(lab, CHUNKS)
+    many.build()
+    peaks: dict[str, int] = {}
+
+    def ok(*args: str) -> str:
+        said, peaks[" ".join(args)] = peak_of(lab, *args)
+        return said
+
+    ok("snapshots")
+    assert "nothing to free" in ok("prune", "--grace", "0", "--dry-run")
+    ok("check")
+    ok("forget", "--keep-last", "1")
+    before = len(lab.objects(Kind.DATA))
+    planned = ok("prune", "--grace", "0", "--max-unused", "0%", "--dry-run")
+    assert "would be marked" in planned
+    assert "would be moved" in planned
+    said = ok("prune", "--grace", "0", "--max-unused", "0%")
+    assert "deleted:" in said
+    # The last tenth of the packs is needed by nobody; packs of the real chunks came anew.
+    assert len(lab.objects(Kind.DATA)) < before - many.pack_count // 10 + 5
+    assert "all is well" in ok("check")
+    lab.source.joinpath("file").write_text("small")
+    ok("snapshot", str(lab.source), "--series", "small")
+    print(peaks)
+    assert max(peaks.values()) < PEAK_MAX, peaks
