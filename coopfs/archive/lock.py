@@ -27,7 +27,7 @@ def file_lock(path: Path) -> Iterator[None]:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(fd)
+        _release(fd)
 
 
 @contextmanager
@@ -52,4 +52,11 @@ def series_lock(state_folder: Path, series: str) -> Iterator[None]:
             ) from None
         yield
     finally:
-        os.close(fd)
+        _release(fd)
+
+
+def _release(fd: int) -> None:
+    # Closing alone would leave it to a process that another thread is just starting: until
+    # that one runs its program it has the file open too.
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)

@@ -146,4 +146,4 @@ def move(ctx: Context, /, store: str, incomplete: bool, receipts: Path | None) -
         f"Archive {moved.settings.name!r} is in {shown} now: "
         f"{count(moved.snapshots, 'snapshot')}, {count(moved.packs, 'pack')}."
     )
-    ctx.echo('The recovery kit names the old store: print it again ("coopfs key show").')
+    ctx.echo('The recovery kit names the old store: print it again ("coopfs key export").')
