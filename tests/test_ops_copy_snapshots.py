@@ -209,7 +209,7 @@ def test_snapshots_of_another_host_need_the_admin_key(pair: Pair, tmp_path: Path
     pair.take()
     bob = Lab(tmp_path, "bob")
     for archive, store in (("first", pair.lab.store_path), ("second", pair.other_path)):
-        sheets = pair.host.ok("--json", "key", "show", "--archive", archive).lines()[0]
+        sheets = pair.host.ok("--json", "key", "export", "--archive", archive).lines()[0]
         asked = bob.host.ok(
             *("--json", "writer", "request", store, "--host", "bob", "--no-passphrase"),
             *("--archive", archive),
