@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from pathlib import Path
@@ -13,7 +14,19 @@ from mounting import command, wait_until
 PACK_LEN = 16 << 20
 
 
-@pytest.mark.parametrize("is_other_archive", [False, True], ids=["store", "archive"])
+@pytest.mark.parametrize(
+    "is_other_archive",
+    [
+        pytest.param(False, id="store"),
+        pytest.param(
+            True,
+            id="archive",
+            marks=pytest.mark.skipif(
+                not os.environ.get("COOPFS_TEST_SOAK"), reason="COOPFS_TEST_SOAK is not set"
+            ),
+        ),
+    ],
+)
 def test_a_killed_copy_sends_nothing_again(tmp_path: Path, is_other_archive: bool) -> None:
     host = Host(tmp_path / "anna", "anna")
     store, other = tmp_path / "store", tmp_path / "other"
@@ -28,7 +41,9 @@ def test_a_killed_copy_sends_nothing_again(tmp_path: Path, is_other_archive: boo
     host.ok("snapshot", source)
 
     process = command(host, "copy", "--to", other)
-    wait_until(lambda: list(other.glob("data/*/[0-9a-f]*")), "a pack in the copy")
+    # Of packs that are just being put nobody knows yet whether they are there: two threads do.
+    packs = 3 if is_other_archive else 1
+    wait_until(lambda: len(list(other.glob("data/*/[0-9a-f]*"))) >= packs, "packs in the copy")
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL  # else it was too quick for this test
@@ -39,7 +54,8 @@ def test_a_killed_copy_sends_nothing_again(tmp_path: Path, is_other_archive: boo
     summary = host.ok("copy", "--to", other, "--json").lines()[-1]
     now = {path.name: path.stat().st_size for path in other.glob("data/*/[0-9a-f]*")}
     assert there.items() <= now.items()
-    assert sum(now.values()) < 5.5 * PACK_LEN  # nothing is there twice
+    twice = sum(now.values()) - sum(path.stat().st_size for path in store.glob("data/*/[0-9a-f]*"))
+    assert twice <= (2.2 * PACK_LEN if is_other_archive else 0)
     if not is_other_archive:
         assert summary["bytes"] < sum(now.values()) - sum(there.values()) + PACK_LEN
     host.ok(

@@ -138,10 +138,7 @@ def move(ctx: Context, /, store: str, incomplete: bool, receipts: Path | None) -
             'source still has; "coopfs check" names the files hurt'
         )
     if moved.rollback:
-        ctx.warn(
-            f"{moved.rollback}. If what is missing is lost for good, it can be accepted: "
-            "coopfs-repair(1)"
-        )
+        ctx.warn(moved.rollback)
     ctx.echo(
         f"Archive {moved.settings.name!r} is in {shown} now: "
         f"{count(moved.snapshots, 'snapshot')}, {count(moved.packs, 'pack')}."

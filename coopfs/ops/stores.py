@@ -188,7 +188,7 @@ def move_archive(
     settings = replace(settings, store=target.store, others=others)
     with open_at(settings) as archive:
         known = _known(archive)
-        missing, lacks = _missing(archive, known)
+        missing, records, lacks = _missing(archive, known)
         if lacks and not is_partial:
             raise StoreError(
                 f"{archive.store.address}: not all of the archive is there: it lacks "
@@ -206,7 +206,7 @@ def move_archive(
         is_owner_known = archive.ring.admin() is not None
         if is_owner_known:
             introduce_owner(archive.store, archive.ring)
-        snapshots = len(archive.snapshots())
+        snapshots = sum(ObjectId(s.snapshot_id) not in records for s in archive.snapshots())
         save_settings(dirs, settings)
     return Moved(
         settings=settings,
@@ -238,8 +238,10 @@ def _known(archive: Archive) -> _Known:
     )
 
 
-def _missing(archive: Archive, known: _Known) -> tuple[list[PackId], list[str]]:
-    """Return the packs that are not in the store, and in words all that is not."""
+def _missing(
+    archive: Archive, known: _Known
+) -> tuple[list[PackId], frozenset[ObjectId], list[str]]:
+    """Return the packs and the records that are not in the store, and in words all that is not."""
     store = archive.store
     sizes = {info.name: info.size for info in store.list(Kind.DATA)}
     packs = [name for name, size in known.packs.items() if sizes.get(ObjectId(name)) != size]
@@ -254,7 +256,7 @@ def _missing(archive: Archive, known: _Known) -> tuple[list[PackId], list[str]]:
         )
         if names
     ]
-    return packs, lacks
+    return packs, records, lacks
 
 
 def _first(names: list[PackId] | list[ObjectId]) -> str:
