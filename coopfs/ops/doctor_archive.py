@@ -144,7 +144,7 @@ def _look_at_newest(report: Report, name: str, complete: Sequence[Snapshot]) -> 
             '"coopfs snapshots --long" lists them; exclude what need not be kept',
         )
     for doubt in clock_doubts(facts.clock):
-        report.warn("dates", f"{name}: in the last run {doubt}", "see to that host's clock")
+        report.warn("dates", f"{name}: in the last run: {doubt}", "see to that host's clock")
     if len(complete) < 2:
         return
     before = complete[-2].facts
