@@ -313,6 +313,18 @@ def test_an_audit_that_is_long_ago_and_a_drill_that_failed(host: Host) -> None:
     assert the_one(findings, "drill")[0] == "problem"
 
 
+def test_a_distrusted_writer_is_told_and_its_snapshots_are_none(host: Host) -> None:
+    _, findings = examined(host)
+    assert the_one(findings, "writer") == ("ok", "this machine is enrolled, as anna")
+    host.ok("repair", "--distrust", "anna")
+    code, findings = examined(host)
+    assert code == 1
+    assert [level for level, _ in told(findings, "writer")] == ["note", "problem"]
+    assert the_one(findings, "snapshots")[1].endswith(
+        "no complete snapshot that can be trusted yet"
+    )
+
+
 # --- the store -----------------------------------------------------------------------------
 
 
@@ -526,7 +538,10 @@ def test_a_run_that_was_not_finished() -> None:
     group[-1] = snapshot(NOW - DAY / 2, 3, state=State.PARTIAL)
     assert looked_at(group)["partial"][0] == Level.NOTE
     alone = looked_at(group[-1:])
-    assert alone["snapshots"] == (Level.WARNING, "anna/home: no complete snapshot yet")
+    assert alone["snapshots"] == (
+        Level.WARNING,
+        "anna/home: no complete snapshot that can be trusted yet",
+    )
 
 
 def with_facts(one: Snapshot, **changes: Any) -> Snapshot:

@@ -158,14 +158,14 @@ def _opened(
 
 
 def _look_inside(report: Report, dirs: Dirs, archive: Archive) -> None:
-    with report.guarded("writer"):
-        _look_at_writer(report, archive)
     away = archive.away or refreshed(report, archive)
     if away:
         look_at_absence(report, dirs, archive.settings.store, away)
     else:
         with report.guarded("store"):
             look_at_store(report, archive)
+    with report.guarded("writer"):
+        _look_at_writers(report, archive)
     with report.guarded("snapshots"):
         look_at_snapshots(report, archive)
     with report.guarded("lost"):
@@ -174,13 +174,29 @@ def _look_inside(report: Report, dirs: Dirs, archive: Archive) -> None:
         look_at_proofs(report, archive)
 
 
-def _look_at_writer(report: Report, archive: Archive) -> None:
+def _look_at_writers(report: Report, archive: Archive) -> None:
     writer_id = archive.ring.writer_id
+    distrusted = archive.objects.distrusted().keys()
+    hosts = sorted(w.host for name, w in archive.objects.writers().items() if name in distrusted)
+    if hosts:
+        report.note(
+            "writer",
+            f"distrusted: {', '.join(hosts)}; nothing relies on what they stored",
+            '"coopfs snapshot" on the other hosts stores again what they need',
+        )
     if writer_id is None:
         report.note("writer", "this machine only reads the archive")
+    elif writer_id in distrusted:
+        report.problem(
+            "writer",
+            "this machine's writer key is distrusted: it can take no snapshot",
+            'a new key is enrolled with "coopfs writer"',
+        )
     elif archive.objects.writers() and writer_id not in archive.objects.writers():
         report.problem(
             "writer",
             "this machine is not enrolled as a writer: it can take no snapshot",
             'see "coopfs writer --help"',
         )
+    elif archive.objects.writers():
+        report.ok("writer", f"this machine is enrolled, as {archive.settings.host}")

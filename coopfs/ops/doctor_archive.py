@@ -62,7 +62,7 @@ def _number(snapshot: Snapshot) -> int:
 
 def look_at_series(report: Report, name: str, group: Sequence[Snapshot], now_ns: int) -> None:
     """Look at one series, in the order of its numbers."""
-    complete = [s for s in group if s.facts.state is State.COMPLETE]
+    complete = [s for s in group if s.facts.state is State.COMPLETE and not s.is_distrusted]
     newest = group[-1]
     if newest.facts.state is State.PARTIAL:
         age_s = (now_ns - newest.facts.end_ns) / NS
@@ -74,7 +74,7 @@ def look_at_series(report: Report, name: str, group: Sequence[Snapshot], now_ns:
         else:
             report.note("partial", text)
     if not complete:
-        report.warn("snapshots", f"{name}: no complete snapshot yet")
+        report.warn("snapshots", f"{name}: no complete snapshot that can be trusted yet")
         return
     _look_at_age(report, name, complete, now_ns)
     _look_at_newest(report, name, complete)
@@ -144,7 +144,7 @@ def _look_at_newest(report: Report, name: str, complete: Sequence[Snapshot]) -> 
             '"coopfs snapshots --long" lists them; exclude what need not be kept',
         )
     for doubt in clock_doubts(facts.clock):
-        report.warn("dates", f"{name}: in the last run {doubt}", "see to that host's clock")
+        report.warn("dates", f"{name}: in the last run: {doubt}", "see to that host's clock")
     if len(complete) < 2:
         return
     before = complete[-2].facts

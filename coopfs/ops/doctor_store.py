@@ -188,7 +188,9 @@ def refreshed(report: Report, archive: Archive) -> str:
     except StoreUnavailable as exc:
         return str(exc)
     except Rollback as exc:
-        report.problem("rollback", str(exc))
+        report.problem(
+            "rollback", str(exc), 'what is lost for good: "coopfs repair --accept-rollback"'
+        )
     except CoopfsError as exc:
         report.problem("store", str(exc))
     else:
