@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
+import segno
 from ftpservers import PyftpdlibServer, VsftpdServer
 from hypothesis import settings
 from seaweed import NoWeed, SeaweedCluster, seaweed_cluster
@@ -39,6 +41,17 @@ def _right_clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     fake_chronyc(programs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_qr_codes() -> Iterator[None]:
+    """Draw QR codes under the first mask: choosing the best of eight takes 10 ms a code.
+
+    Any of them is a valid code, and every archive that a test makes shows two.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segno, "make", partial(segno.make, mask=0))
         yield
 
 
