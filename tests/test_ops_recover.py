@@ -171,7 +171,7 @@ def test_a_store_that_moved_is_said_to_have(lost: Host, tmp_path: Path) -> None:
     lost.ok("recover", *kit_of(tmp_path), "--no-passphrase")
     (tmp_path / "store").rename(tmp_path / "moved")
     ran = lost.run("recover", tmp_path / "moved", *kit_of(tmp_path), "--no-passphrase")
-    assert (ran.code, "archive.toml" in ran.err) == (2, True)
+    assert (ran.code, "coopfs store move" in ran.err) == (2, True)
 
 
 def test_other_machines_are_sent_away_from_a_partners_store_only(
