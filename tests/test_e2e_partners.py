@@ -222,6 +222,7 @@ def test_a_prune_moves_to_the_partners_trash_where_it_can_be_had_back(two: Two) 
         status = status_of(anna)
         assert status["trash_used"] > 1_000_000
         # A published key is like any object there: put by who writes, deleted by the owner.
+        assert "its sheet is needed as well" in anna.ok("key", "publish", "--generate").out
         published = anna.ok("key", "publish", "--generate", "--json").lines()[0]["id"]
         ran = anna.run("key", "withdraw")
         assert (ran.code, "admin key" in ran.err, "stays" in ran.err) == (1, True, True)

@@ -273,6 +273,11 @@ def publish(ctx: Context, new_passphrase_file: Path | None, generate: bool) -> N
             f"passphrase a new machine has the archive by\n\n"
             f"    coopfs recover {settings.shown_store} --published\n"
         )
+        if settings.store.startswith("coop:"):
+            ctx.echo(
+                "The partner lets an unknown machine in by the admin key alone: its sheet is "
+                "needed as well, by --recovery-kit.\n"
+            )
     if generate and not ctx.json:
         click.echo(chosen)  # with --quiet too: it is said nowhere else
     if result.others:
