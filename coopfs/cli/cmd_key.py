@@ -47,7 +47,7 @@ def list_(ctx: Context) -> None:
     from coopfs.ops.keys import list_keys
     from coopfs.ops.publish import list_published
 
-    with ctx.open_archive(refresh=False, may_be_away=True) as archive:
+    with ctx.open_archive(refresh=False, may_be_away=True, is_for_reading=True) as archive:
         keys = list_keys(ctx.dirs, archive)
         published = None if archive.away else list_published(archive.store)
         settings = archive.settings
