@@ -117,6 +117,14 @@ def plain_ftp() -> Iterator[PyftpdlibServer]:
         yield server
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name no test after many bytes: they may hold a time, or what chance has drawn.
+
+    The processes of one run must all find the same tests, or none is run.
+    """
+    return argname if isinstance(val, bytes) and len(val) > 16 else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, by name, what needs root where there is none."""
     if os.geteuid() == 0:
