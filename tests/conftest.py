@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
+from typing import Protocol
 
 import pytest
+import segno
 from ftpservers import PyftpdlibServer, VsftpdServer
 from hypothesis import settings
 from seaweed import NoWeed, SeaweedCluster, seaweed_cluster
@@ -18,6 +21,12 @@ from coopfs.format import wrapping
 # examples each time: what it says of a change must not depend on luck; here they differ.
 settings.register_profile("coopfs", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.load_profile("coopfs")
+
+
+class HasFileno(Protocol):
+    """What fsync() takes beside a number."""
+
+    def fileno(self) -> int: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,6 +48,33 @@ def _right_clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     fake_chronyc(programs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_qr_codes() -> Iterator[None]:
+    """Draw QR codes under the first mask: choosing the best of eight takes 10 ms a code.
+
+    Any of them is a valid code, and every archive that a test makes shows two.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segno, "make", partial(segno.make, mask=0))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Let fsync() in this process do nothing: an archive is made with 24 of them.
+
+    What it is for no test can see that does not cut the power: those that do, by counting
+    calls, put their own in its place; and commands that run as processes call the real one.
+    """
+
+    def fsync(fd: int | HasFileno) -> None:
+        os.fstat(fd if isinstance(fd, int) else fd.fileno())  # EBADF all the same
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
         yield
 
 
@@ -79,6 +115,14 @@ def plain_ftp() -> Iterator[PyftpdlibServer]:
     """Yield an FTP server without TLS, shared as the sshd."""
     with PyftpdlibServer() as server:
         yield server
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name no test after many bytes: they may hold a time, or what chance has drawn.
+
+    The processes of one run must all find the same tests, or none is run.
+    """
+    return argname if isinstance(val, bytes) and len(val) > 16 else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -221,6 +221,12 @@ def test_a_prune_moves_to_the_partners_trash_where_it_can_be_had_back(two: Two) 
         anna.ok("check", "--read-data")
         status = status_of(anna)
         assert status["trash_used"] > 1_000_000
+        # A published key is like any object there: put by who writes, deleted by the owner.
+        assert "its sheet is needed as well" in anna.ok("key", "publish", "--generate").out
+        published = anna.ok("key", "publish", "--generate", "--json").lines()[0]["id"]
+        ran = anna.run("key", "withdraw")
+        assert (ran.code, "admin key" in ran.err, "stays" in ran.err) == (1, True, True)
+        assert f"{published[:16]}: deleted" in anna.ok("key", "withdraw", *sheet).out
         # The objects come back whole; that the index does not know them is a repair's.
         said = anna.ok("partner", "undelete", "berta").out
         assert "are back from the trash" in said and '"coopfs repair"' in said

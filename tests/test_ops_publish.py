@@ -163,6 +163,9 @@ def test_the_same_passphrase_again_changes_nothing_another_is_added(lab: Publish
     assert lab.publish() == first
     second = lab.publish("other")
     assert second != first
+    found = lab.anna.run("doctor", "--json").lines()
+    (note,) = [line for line in found if "keys-in-store" in line.values()]
+    assert "2 keys" in note["message"]
     listed = [line["id"] for line in lab.anna.ok("key", "list", "--json").lines() if "id" in line]
     assert sorted(listed) == sorted((first.name, second.name))
     assert f"keys/{first.name[:16]}" in lab.anna.ok("key", "list").out

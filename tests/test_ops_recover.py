@@ -47,6 +47,8 @@ def test_the_kit_says_all_that_is_needed(lost: Host, tmp_path: Path) -> None:
     ).lines()
     assert facts["store"] == str(tmp_path / "store")
     assert (facts["is_writer"], facts["snapshots"], facts["host"]) == (True, 1, "new")
+    newest = [facts[f"newest_{what}"] for what in ("host", "series", "number")]
+    assert newest == ["anna", "source", 1]
     assert is_back(lost, tmp_path)
     lost.ok("snapshot", tmp_path / "source")
     lost.ok("check", "--read-data")
@@ -169,7 +171,7 @@ def test_a_store_that_moved_is_said_to_have(lost: Host, tmp_path: Path) -> None:
     lost.ok("recover", *kit_of(tmp_path), "--no-passphrase")
     (tmp_path / "store").rename(tmp_path / "moved")
     ran = lost.run("recover", tmp_path / "moved", *kit_of(tmp_path), "--no-passphrase")
-    assert (ran.code, "archive.toml" in ran.err) == (2, True)
+    assert (ran.code, "coopfs store move" in ran.err) == (2, True)
 
 
 def test_other_machines_are_sent_away_from_a_partners_store_only(
@@ -200,3 +202,9 @@ def test_a_partners_store_needs_the_partners_place(lost: Host, tmp_path: Path) -
         *("--server", "coop://127.0.0.1:1/anna", "--pin", "5e" * 32),
     )
     assert (ran.code, "127.0.0.1:1: cannot be reached" in ran.err) == (1, True)
+    # A passphrase opens the archive key, not the partner's door.
+    ran = lost.run(
+        *("recover", "coop://berta", "--published", "--no-passphrase"),
+        *("--server", "coop://127.0.0.1:1/anna", "--pin", "5e" * 32),
+    )
+    assert (ran.code, "sheet of the recovery kit is needed" in ran.err) == (2, True)

@@ -357,7 +357,7 @@ def known_config(dirs: Dirs, settings: ArchiveSettings, keys: ArchiveKeys) -> Ar
 
     None: it was never opened here, or what was kept is unusable.
     """
-    data = _read(dirs.archive_state(settings.archive_id) / KEPT_CONFIG)
+    data = _read(settings.state_folder(dirs) / KEPT_CONFIG)
     with suppress(CoopfsError):
         config = decode_config(keys, data or b"", KEPT_CONFIG)
         return config if config.archive_id == settings.archive_id else None

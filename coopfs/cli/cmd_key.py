@@ -47,7 +47,7 @@ def list_(ctx: Context) -> None:
     from coopfs.ops.keys import list_keys
     from coopfs.ops.publish import list_published
 
-    with ctx.open_archive(refresh=False, may_be_away=True) as archive:
+    with ctx.open_archive(refresh=False, may_be_away=True, is_for_reading=True) as archive:
         keys = list_keys(ctx.dirs, archive)
         published = None if archive.away else list_published(archive.store)
         settings = archive.settings
@@ -273,6 +273,11 @@ def publish(ctx: Context, new_passphrase_file: Path | None, generate: bool) -> N
             f"passphrase a new machine has the archive by\n\n"
             f"    coopfs recover {settings.shown_store} --published\n"
         )
+        if settings.store.startswith("coop:"):
+            ctx.echo(
+                "The partner lets an unknown machine in by the admin key alone: its sheet is "
+                "needed as well, by --recovery-kit.\n"
+            )
     if generate and not ctx.json:
         click.echo(chosen)  # with --quiet too: it is said nowhere else
     if result.others:

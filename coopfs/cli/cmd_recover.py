@@ -124,6 +124,9 @@ def _show(ctx: Context, result: Recovered) -> None:
                 "is_writer": result.is_writer,
                 "snapshots": result.snapshots,
                 "newest_ns": newest.facts.time_ns if newest else None,
+                "newest_host": newest.facts.host if newest else None,
+                "newest_series": newest.facts.series if newest else None,
+                "newest_number": newest.facts.number if newest else None,
                 "words": result.words,
             }
         )

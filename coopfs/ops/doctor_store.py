@@ -11,10 +11,10 @@ from coopfs.dirs import Dirs
 from coopfs.errors import CoopfsError, Rollback, StoreUnavailable
 from coopfs.ids import short_hex
 from coopfs.ops.doctor_findings import Report
+from coopfs.ops.publish import list_published
 from coopfs.ops.readback import newest_packs, read_back
 from coopfs.ops.suspicion import APART_MAX_S, apart_text
 from coopfs.ops.wording import age_text, count, size_text
-from coopfs.store.base import Kind
 from coopfs.store.coop import CoopStore
 from coopfs.store.coopstatus import PartnerStatus, load_contact
 from coopfs.store.partners import partner_of_address
@@ -61,13 +61,13 @@ def look_at_store(report: Report, archive: Archive) -> None:
     with report.guarded("room"):
         _look_at_room(report, archive, status)
     with report.guarded("keys-in-store"):
-        published = sum(1 for _ in store.list(Kind.KEYS))
+        published = len(list_published(store))
         if published:
             report.note(
                 "keys-in-store",
                 f"{count(published, 'key')} wrapped with a passphrase lie in the store: its keeper "
                 "can try passphrases",
-                'where that was not meant: "coopfs key --help"',
+                'where that was not meant: "coopfs key withdraw"',
             )
 
 

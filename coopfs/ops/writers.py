@@ -181,8 +181,8 @@ def _known(dirs: Dirs, name: str, archive_id: ArchiveId, address: str) -> Archiv
         )
     if settings.store != address:
         raise UsageError(
-            f"the archive {name!r} is on this host already, in {settings.shown_store}; if its "
-            f'store has moved, change "store" in {dirs.archive_config(name) / SETTINGS_FILE}'
+            f"the archive {name!r} is on this host already, in {settings.shown_store}; if it has "
+            f'moved, say "coopfs store move {shown_address(address)}"; a copy is read by --store'
         )
     return settings
 
