@@ -16,9 +16,11 @@ from typing import Final, cast
 
 import trio
 
-RECV_LEN: Final = 64 << 10  # bytes of one recv()
-SCRATCH_LEN: Final = 256 << 10  # bytes of one recv() before TLS; a tenth less CPU than with 64 KiB
-SEND_LEN: Final = 272 << 10  # bytes encrypted at once: a piece (exchange.py) and a head
+RECV_LEN: Final = 64 << 10  # bytes of one recv(); measured above
+SEND_LEN: Final = 272 << 10  # bytes sent at once: a piece (exchange.py) and a head
+# Bytes encrypted at once.  TLS keeps the memory as long as the connection lasts; with more
+# nothing is gained.
+ENCRYPT_LEN: Final = 64 << 10
 # Undecrypted bytes thrown away while a refused client still sends, so that it reads our
 # answer rather than a reset; and for how long.  The largest pack is about 16 MiB.
 LINGER_LEN: Final = 64 << 20
@@ -42,7 +44,7 @@ class Wire:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         if context is not None:
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._unsent = memoryview(b"")
+        self._unsent: list[memoryview] = []
 
     # --- for the loop or a worker: nothing here waits -------------------------------
 
@@ -82,7 +84,10 @@ class Wire:
         try:
             if self._tls is None:
                 return self.sock.send(data)
-            written = self._tls.write(data[:SEND_LEN])
+            written = 0
+            while written < min(len(data), SEND_LEN):
+                written += self._tls.write(data[written:][:ENCRYPT_LEN])
+                self._unsent.append(memoryview(self._outgoing.read()))
         except (BlockingIOError, InterruptedError):
             return None
         except (OSError, ValueError) as exc:
@@ -100,11 +105,15 @@ class Wire:
             return True
         try:
             while True:
+                if self._outgoing.pending:
+                    self._unsent.append(memoryview(self._outgoing.read()))
                 if not self._unsent:
-                    if not self._outgoing.pending:
-                        return True
-                    self._unsent = memoryview(self._outgoing.read())
-                self._unsent = self._unsent[self.sock.send(self._unsent) :]
+                    return True
+                sent = self.sock.sendmsg(self._unsent)
+                while self._unsent and sent >= len(self._unsent[0]):
+                    sent -= len(self._unsent.pop(0))
+                if sent:
+                    self._unsent[0] = self._unsent[0][sent:]
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:
@@ -202,7 +211,7 @@ def _scratch() -> memoryview:
     """Return where this thread puts what comes from a socket, until TLS has taken it."""
     found: memoryview | None = getattr(_thread, "scratch", None)
     if found is None:
-        found = _thread.scratch = memoryview(bytearray(SCRATCH_LEN))
+        found = _thread.scratch = memoryview(bytearray(RECV_LEN))
     return found
 
 
