@@ -15,14 +15,18 @@ import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import bench_bare
 
+from coopfs.dirs import Dirs
 from coopfs.errors import UsageError
+from coopfs.format.invitation import parse_endpoint
+from coopfs.identity import load_identity
 from coopfs.store.open import absolute_address
+from coopfs.store.partners import identity_path, load_access, save_access
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 
@@ -39,9 +43,22 @@ class Started:
     make_bare: Callable[[], bench_bare.Bare] | None = None  # once the store is made
 
 
+@dataclass(frozen=True, slots=True)
+class LongLine:
+    """What lies between client and server."""
+
+    rtt_ms: float = 0.0
+    mbit_per_s: float | None = None  # each way
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is anything."""
+        return self.rtt_ms > 0 or self.mbit_per_s is not None
+
+
 @contextmanager
-def started(kind: str, folder: Path) -> Iterator[Started]:
-    """Start what *kind* needs, with its files below *folder*.
+def started(kind: str, folder: Path, line: LongLine) -> Iterator[Started]:
+    """Start what *kind* needs, with its files below *folder*, at the end of *line*.
 
     Raises:
         Missing: the server's or the client's part is not there.
@@ -51,8 +68,12 @@ def started(kind: str, folder: Path) -> Iterator[Started]:
 
     if str(TESTS) not in sys.path:
         sys.path.insert(0, str(TESTS))
+    if line.is_there and kind not in _WITH_LINES:
+        raise Missing("is not reached over any line here")
     try:
-        starter = _STARTERS[kind](folder)
+        starter = (
+            _WITH_LINES[kind](folder, line) if kind in _WITH_LINES else _STARTERS[kind](folder)
+        )
         server = starter.__enter__()
     except (pytest.skip.Exception, pytest.fail.Exception) as exc:
         raise Missing(str(exc).strip()) from exc
@@ -97,15 +118,26 @@ def _folder(folder: Path) -> Iterator[Started]:
     yield Started(str(folder / "store"))
 
 
+@contextmanager
+def _front(port: int, line: LongLine) -> Iterator[int]:
+    """Yield the port at which *port* is reached over the line."""
+    if not line.is_there:
+        yield port
+        return
+    bytes_per_s = None if line.mbit_per_s is None else line.mbit_per_s * 1e6 / 8
+    with _module("slowline").SlowLine(port, line.rtt_ms / 2000, bytes_per_s) as slow:
+        yield slow.port
+
+
 def _below(prefix: str) -> Callable[[str], str]:
     return lambda name: prefix + name
 
 
 @contextmanager
-def _rest_server(folder: Path) -> Iterator[Started]:
+def _rest_server(folder: Path, line: LongLine) -> Iterator[Started]:
     servers = _module("servers")
-    port = servers.free_port()
-    with servers.rest_server(folder, port):
+    behind = servers.free_port()
+    with servers.rest_server(folder, behind), _front(behind, line) as port:
         yield Started(
             f"rest+http://127.0.0.1:{port}/store",
             lambda: bench_bare.BareHttp(bench_bare.plain_pool(port), _below("/store/data/")),
@@ -126,15 +158,16 @@ def _rclone(folder: Path) -> Iterator[Started]:
 
 
 @contextmanager
-def _sftp(folder: Path) -> Iterator[Started]:
+def _sftp(folder: Path, line: LongLine) -> Iterator[Started]:
     with (
         _module("sshservers").SshServer(folder / "ssh") as server,
         _environment(COOPFS_SSH_COMMAND=server.command),
+        _front(server.port, line) as port,
     ):
-        login = ["-p", str(server.port), "-l", getpass.getuser(), "-s", "127.0.0.1", "sftp"]
+        login = ["-p", str(port), "-l", getpass.getuser(), "-s", "127.0.0.1", "sftp"]
         command = [*shlex.split(server.command), *login]
         yield Started(
-            server.address(folder / "store"),
+            server.address(folder / "store", port),
             lambda: bench_bare.BareSftp(command, str(folder / "store/data")),
         )
 
@@ -153,21 +186,20 @@ def _ftps(folder: Path) -> Iterator[Started]:
 
 
 @contextmanager
-def _coop(folder: Path) -> Iterator[Started]:
+def _coop(folder: Path, line: LongLine) -> Iterator[Started]:
     partners = _module("partners")
     server = partners.Partner(folder / "server", "server")
     client = partners.Partner(folder / "client", "client")
     with server.inviting() as code:
         client.accept(code)
-    with server.serving(), client.as_environment():
+    with server.serving(), client.as_environment(), _front(server.port, line) as port:
+        dirs = Dirs.from_environment()
+        access = load_access(dirs, "server")
+        save_access(dirs, replace(access, endpoint=parse_endpoint(f"127.0.0.1:{port}", "line")))
         yield Started("coop://server", _bare_coop)
 
 
 def _bare_coop() -> bench_bare.Bare:
-    from coopfs.dirs import Dirs
-    from coopfs.identity import load_identity
-    from coopfs.store.partners import identity_path, load_access
-
     dirs = Dirs.from_environment()
     access = load_access(dirs, "server")
     if access.endpoint is None:
@@ -236,13 +268,15 @@ def _s3(folder: Path) -> Iterator[Started]:
 
 _STARTERS: Final[dict[str, Callable[[Path], AbstractContextManager[Started]]]] = {
     "folder": _folder,
-    "rest-server": _rest_server,
     "rclone": _rclone,
-    "sftp": _sftp,
     "ftps": _ftps,
     "s3": _s3,
-    "coop": _coop,
     "nginx": _nginx,
+}
+_WITH_LINES: Final[dict[str, Callable[[Path, LongLine], AbstractContextManager[Started]]]] = {
+    "rest-server": _rest_server,
+    "sftp": _sftp,
+    "coop": _coop,
 }
 
 # What the table calls them.

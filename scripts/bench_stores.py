@@ -27,7 +27,7 @@ from pathlib import Path
 
 from bench_bare import Bare
 from bench_measure import BenchError, cpu_seconds, remove_tree, settle
-from bench_servers import KINDS, Missing, Started, started
+from bench_servers import KINDS, LongLine, Missing, Started, started
 from urllib3.exceptions import HTTPError
 
 from coopfs.errors import CoopfsError
@@ -42,7 +42,7 @@ SMALL_READS = 200
 BUSY_LOAD = 0.7  # processes wanting to run, on average of the last minute
 
 FOUR_FIFTHS = 0.8  # of what the plain client reaches is asked for
-# What a store is to reach whatever others do: MB/s put, MB/s of 1 MiB ranges.
+# What a store is to reach over loopback, whatever others do: MB/s put, MB/s of 1 MiB ranges.
 FLOORS = {"coop": {"put": 350.0, "range": 450.0}}
 
 
@@ -69,6 +69,7 @@ class Work:
     bare_packs: dict[bytes, bytes]  # others, so that no server has them already
     threads: int
     ranges: int
+    line: LongLine = field(default_factory=LongLine)
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def note(self, kind: str, measure: str, value: float) -> None:
@@ -84,7 +85,8 @@ def main() -> int:
         print(f"bench: no such kind: {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
     packs, others = (_make_packs(options.packs, seed) for seed in (1, 2))
-    work = Work(packs, others, options.threads, options.ranges)
+    line = LongLine(options.rtt, options.rate)
+    work = Work(packs, others, options.threads, options.ranges, line)
     load = os.getloadavg()[0]
     if load > BUSY_LOAD:
         print(f"the machine is busy (load {load:.1f}): the figures will say little")
@@ -126,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--packs", type=int, metavar="N", default=16, help="of 16 MiB (16)")
     parser.add_argument("--ranges", type=int, metavar="N", default=256, help="of 1 MiB (256)")
     parser.add_argument("--threads", type=int, metavar="N", default=4)
+    parser.add_argument("--rtt", type=float, metavar="MS", default=0.0, help="of a line between")
+    parser.add_argument("--rate", type=float, metavar="MBIT", help="of it, each way")
     parser.add_argument("--work", type=Path, metavar="DIR", default=cache / "coopfs-bench")
     parser.add_argument("--output", type=Path, metavar="FILE", help="table (WORK/stores.rst)")
     return parser
@@ -160,7 +164,7 @@ class Ours:
 def _measure(kind: str, folder: Path, work: Work, number: int) -> None:
     remove_tree(folder)
     folder.mkdir(parents=True)
-    with started(kind, folder) as server:
+    with started(kind, folder, work.line) as server:
         if server.address is not None:
             with create_store(server.address) as store:
                 store.put_config(b"a config, so that it is a store")
@@ -279,7 +283,7 @@ def _beside(work: Work, kind: str, measure: Measure) -> str:
         missed = "" if reached >= FOUR_FIFTHS else ", missed"
         words.append(f"{reached:.2f} of {_shown(bare)}{missed}")
     floor = FLOORS.get(kind, {}).get(measure.name)
-    if floor is not None:
+    if floor is not None and not work.line.is_there:
         words.append(f"≥ {_shown(floor)}{'' if value >= floor else ', missed'}")
     return "; ".join(words)
 
@@ -297,6 +301,13 @@ def _grid(work: Work) -> list[list[str]]:
         line += [_shown(_median(work, kind, f"{measure.name} cpu")) for measure in (PUT, RANGE)]
         grid.append(line)
     return grid
+
+
+def _shown_line(line: LongLine) -> str:
+    if not line.is_there:
+        return "Loopback"
+    rate = f" and {_shown(line.mbit_per_s)} Mbit/s" if line.mbit_per_s else ""
+    return f"A line of {_shown(line.rtt_ms)} ms{rate}"
 
 
 def screen_table(work: Work) -> str:
@@ -318,7 +329,8 @@ def rst_table(work: Work, rounds: int) -> str:
         ]
     lines += [
         "",
-        f"Loopback, {work.threads} threads (16 KiB: one), medians of {rounds} rounds; beside each "
+        f"{_shown_line(work.line)}, {work.threads} threads (16 KiB: one), "
+        f"medians of {rounds} rounds; beside each "
         "what a plain client",
         "of the same library reaches at the same server (asked for: four fifths of it); CPU of "
         "client and server;",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slowline import SlowLine
 
 from coopfs.store.base import Kind
 from coopfs.store.local import LocalStore
@@ -59,6 +63,32 @@ def test_a_kind_that_cannot_be_started_is_named_and_left_out(
     assert list(json.loads((tmp_path / "work/stores.json").read_text())) == ["folder"]
 
 
+def test_what_no_line_leads_to_is_not_measured_over_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, tmp_path, "--only", "folder", "--rtt", "30") == 0
+    assert "folder: left out: is not reached over any line" in capsys.readouterr().out
+    assert "A line of 30 ms, 4 threads" in (tmp_path / "stores.rst").read_text()
+
+
+def test_a_line_carries_so_many_bytes_a_second() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        there = SlowLine(port, 0.01, 1e6)
+        with there as line, socket.create_connection(("127.0.0.1", line.port)) as up:
+            begun = time.monotonic()
+            sender = threading.Thread(target=up.sendall, args=(bytes(500_000),))
+            sender.start()
+            down, _ = server.accept()
+            with down:
+                left = 500_000
+                while left:
+                    left -= len(down.recv(1 << 16))
+            seconds = time.monotonic() - begun
+            sender.join()
+    assert seconds > 0.5
+
+
 def test_an_unknown_kind_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,7 +128,7 @@ def test_medians_stand_beside_what_a_plain_client_reaches() -> None:
             "range cpu": [3],
         },
     }
-    sftp, coop = screen_table(Work({}, {}, 4, 1, samples)).splitlines()[1:]
+    sftp, coop = screen_table(Work({}, {}, 4, 1, samples=samples)).splitlines()[1:]
     cells = re.split(r"\s\s+", sftp)
     assert cells[1:5] == ["200", "0.50 of 400, missed", "384", "0.96 of 400"]
     assert cells[5:] == ["0.5", "0.80 of 0.4", "8", "4.5"]
