@@ -144,6 +144,18 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def cpu_seconds() -> tuple[float, float]:
+    """Return the CPU seconds of this process so far, and of those it has started that run."""
+    own = os.times()
+    ticks = 0
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            # proc(5): the name, in parentheses, may hold anything; utime and stime follow.
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return own.user + own.system, ticks / os.sysconf("SC_CLK_TCK")
+
+
 def peak_of(pid: int) -> int:
     """Return the resident high-water mark of *pid* in bytes; 0 when it has ended."""
     return _kilobytes(Path(f"/proc/{pid}/status"), "VmHWM:")

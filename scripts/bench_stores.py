@@ -2,9 +2,11 @@
 """Measure every kind of store that can be started here, on loopback, taking turns.
 
 Each round starts the server anew, puts packs from several threads, reads 1 MiB ranges
-at random places from several threads, then 16 KiB one after the other, as a mount does.
-What comes back is compared, so that no store can be fast by being wrong.  A kind whose
-server or client is missing is named and left out.
+at random places from several threads, then 16 KiB one after the other, as a mount does:
+with the store, and with a plain client of the same library at the same server, so that
+what this machine can do today is measured and not remembered.  What comes back is compared,
+so that no store can be fast by being wrong.  A kind whose server or client is missing is
+named and left out.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench_measure import BenchError, remove_tree, settle
-from bench_servers import KINDS, Missing, started
+from bench_bare import Bare
+from bench_measure import BenchError, cpu_seconds, remove_tree, settle
+from bench_servers import KINDS, LongLine, Missing, Started, started
+from urllib3.exceptions import HTTPError
 
 from coopfs.errors import CoopfsError
 from coopfs.store.base import Kind, Store
@@ -36,16 +41,9 @@ SMALL_LEN = 16 << 10
 SMALL_READS = 200
 BUSY_LOAD = 0.7  # processes wanting to run, on average of the last minute
 
-# Reached on two cores over loopback by the same libraries without coopfs around them; the
-# table asks for four fifths of it.  (MB/s put, MB/s of 1 MiB ranges, ms for 16 KiB.)
-FOUR_FIFTHS = 0.8
-BARE = {
-    "sftp": (353.0, 384.0, 0.32),
-    "ftps": (195.0, 200.0, None),
-    "coop": (350.0 / FOUR_FIFTHS, 450.0 / FOUR_FIFTHS, None),  # what it is to do itself
-    "s3": (115.0, 230.0, 3.2),
-    "rclone": (None, 1440.0, 0.23),
-}
+FOUR_FIFTHS = 0.8  # of what the plain client reaches is asked for
+# What a store is to reach over loopback, whatever others do: MB/s put, MB/s of 1 MiB ranges.
+FLOORS = {"coop": {"put": 350.0, "range": 450.0}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +55,10 @@ class Measure:
     unit: str
 
 
-MEASURES = (
-    Measure("put", "put 16 MiB", "MB/s"),
-    Measure("range", "read 1 MiB ranges", "MB/s"),
-    Measure("small", "read 16 KiB", "ms"),
-)
+PUT = Measure("put", "put 16 MiB", "MB/s")
+RANGE = Measure("range", "read 1 MiB ranges", "MB/s")
+SMALL = Measure("small", "read 16 KiB", "ms")
+MEASURES = (PUT, RANGE, SMALL)
 
 
 @dataclass(slots=True)
@@ -69,8 +66,10 @@ class Work:
     """What every store is given to do: the same bytes, in another order each round."""
 
     packs: dict[bytes, bytes]  # by name
+    bare_packs: dict[bytes, bytes]  # others, so that no server has them already
     threads: int
     ranges: int
+    line: LongLine = field(default_factory=LongLine)
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def note(self, kind: str, measure: str, value: float) -> None:
@@ -85,7 +84,9 @@ def main() -> int:
     if unknown := set(kinds) - set(KINDS):
         print(f"bench: no such kind: {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
-    work = Work(_make_packs(options.packs), options.threads, options.ranges)
+    packs, others = (_make_packs(options.packs, seed) for seed in (1, 2))
+    line = LongLine(options.rtt, options.rate)
+    work = Work(packs, others, options.threads, options.ranges, line)
     load = os.getloadavg()[0]
     if load > BUSY_LOAD:
         print(f"the machine is busy (load {load:.1f}): the figures will say little")
@@ -101,7 +102,7 @@ def main() -> int:
             except Missing as exc:
                 missing[kind] = str(exc)
                 print(f"  {kind}: left out: {exc}", flush=True)
-            except (BenchError, CoopfsError) as exc:
+            except (BenchError, CoopfsError, OSError, HTTPError) as exc:
                 print(f"bench: {kind}: {exc}", file=sys.stderr)
                 return 1
             finally:
@@ -127,74 +128,137 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--packs", type=int, metavar="N", default=16, help="of 16 MiB (16)")
     parser.add_argument("--ranges", type=int, metavar="N", default=256, help="of 1 MiB (256)")
     parser.add_argument("--threads", type=int, metavar="N", default=4)
+    parser.add_argument("--rtt", type=float, metavar="MS", default=0.0, help="of a line between")
+    parser.add_argument("--rate", type=float, metavar="MBIT", help="of it, each way")
     parser.add_argument("--work", type=Path, metavar="DIR", default=cache / "coopfs-bench")
     parser.add_argument("--output", type=Path, metavar="FILE", help="table (WORK/stores.rst)")
     return parser
 
 
-def _make_packs(count: int) -> dict[bytes, bytes]:
+def _make_packs(count: int, seed: int) -> dict[bytes, bytes]:
     """Return packs by name: noise, as ciphertext is, and no two alike."""
-    noise = random.Random(1).randbytes(PACK_LEN + count)
+    noise = random.Random(seed).randbytes(PACK_LEN + count)
     packs = (noise[number : number + PACK_LEN] for number in range(count))
     return {hashlib.sha256(pack).digest(): pack for pack in packs}
+
+
+class Ours:
+    """A store, as the plain clients are."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def put(self, name: str, data: bytes) -> None:
+        """See Bare."""
+        self._store.put(Kind.DATA, bytes.fromhex(name), data)
+
+    def get(self, name: str, offset: int, length: int) -> bytes:
+        """See Bare."""
+        return self._store.get(Kind.DATA, bytes.fromhex(name), offset, length)
+
+    def close(self) -> None:
+        """See Bare."""
+        self._store.close()
 
 
 def _measure(kind: str, folder: Path, work: Work, number: int) -> None:
     remove_tree(folder)
     folder.mkdir(parents=True)
-    with started(kind, folder) as address:
-        with create_store(address) as store:
-            store.put_config(b"a config, so that it is a store")
-        with open_store(address) as store:
-            settle()
-            put_s = _put_all(store, work)
-            work.note(kind, "put", len(work.packs) * PACK_LEN / put_s / 1e6)
-            rng = random.Random(number)
-            range_s = sum(_read_all(store, work, rng, RANGE_LEN, work.ranges, work.threads))
-            work.note(kind, "range", work.ranges * RANGE_LEN / range_s / 1e6)
-            small_s = _read_all(store, work, rng, SMALL_LEN, SMALL_READS, 1)
-            work.note(kind, "small", statistics.median(small_s) * 1000)
-    values = {name: values[-1] for name, values in work.samples[kind].items()}
-    shown = ", ".join(f"{m.title} {_shown(values[m.name])} {m.unit}" for m in MEASURES)
-    print(f"  {kind}: {shown}", flush=True)
+    with started(kind, folder, work.line) as server:
+        if server.address is not None:
+            with create_store(server.address) as store:
+                store.put_config(b"a config, so that it is a store")
+        # Whoever is first finds an emptier disk.
+        turns = (_measure_ours, _measure_bare)
+        for turn in turns if number % 2 else reversed(turns):
+            turn(kind, server, work, number)
 
 
-def _put_all(store: Store, work: Work) -> float:
+def _measure_ours(kind: str, server: Started, work: Work, number: int) -> None:
+    if server.address is not None:
+        _measure_client(kind, "", Ours(open_store(server.address)), work.packs, work, number)
+
+
+def _measure_bare(kind: str, server: Started, work: Work, number: int) -> None:
+    if server.make_bare is not None:
+        prefix = "" if server.address is None else "bare "
+        _measure_client(kind, prefix, server.make_bare(), work.bare_packs, work, number)
+
+
+def _measure_client(
+    kind: str, prefix: str, client: Bare, packs: dict[bytes, bytes], work: Work, number: int
+) -> None:
+    """Measure *client* and note it; *prefix* goes before what is noted."""
+    rng = random.Random(number)
+    said = []
+
+    def timed(measure: Measure, run: Callable[[], float], moved: int) -> None:
+        before = cpu_seconds()
+        value = run()
+        cpu_s = [now - then for now, then in zip(cpu_seconds(), before, strict=True)]
+        work.note(kind, prefix + measure.name, value)
+        work.note(kind, f"{prefix}{measure.name} cpu", sum(cpu_s) / moved * 1e9)
+        said.append(
+            f"{measure.title} {_shown(value)} {measure.unit} "
+            f"(CPU {cpu_s[0] / moved * 1e9:.2f}+{cpu_s[1] / moved * 1e9:.2f} s/GB)"
+        )
+
+    try:
+        settle()
+        put_len, range_len = len(packs) * PACK_LEN, work.ranges * RANGE_LEN
+        timed(PUT, lambda: put_len / _put_all(client, packs, work.threads) / 1e6, put_len)
+        timed(
+            RANGE,
+            lambda: range_len / sum(_read_all(client, packs, rng, RANGE_LEN, work)) / 1e6,
+            range_len,
+        )
+        timed(
+            SMALL,
+            lambda: statistics.median(_read_all(client, packs, rng, SMALL_LEN, work)) * 1000,
+            SMALL_LEN * SMALL_READS,
+        )
+    finally:
+        client.close()
+    print(f"  {prefix}{kind}: {', '.join(said)}", flush=True)
+
+
+def _put_all(client: Bare, packs: dict[bytes, bytes], threads: int) -> float:
     """Put every pack, from the threads; return how many seconds it took."""
-    with ThreadPoolExecutor(work.threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         begun = time.perf_counter()
-        for done in [pool.submit(store.put, Kind.DATA, *pack) for pack in work.packs.items()]:
+        for done in [pool.submit(client.put, name.hex(), pack) for name, pack in packs.items()]:
             done.result()
         return time.perf_counter() - begun
 
 
 def _read_all(
-    store: Store, work: Work, rng: random.Random, length: int, count: int, threads: int
+    client: Bare, packs: dict[bytes, bytes], rng: random.Random, length: int, work: Work
 ) -> list[float]:
-    """Read at *count* random places; return the seconds of each, or of all with threads.
+    """Read at random places; return the seconds of each small read, or of all large ones.
 
     Raises:
         BenchError: what came back is not what was put.  Compared after the clock has
             stopped: it costs as much as a fast store's answer.
     """
-    names = [*work.packs]
+    names = [*packs]
+    count = SMALL_READS if length == SMALL_LEN else work.ranges
     places = [(rng.choice(names), rng.randrange(PACK_LEN - length)) for _ in range(count)]
     times_s: list[float] = []
     got: list[bytes] = []
-    if threads == 1:
+    if length == SMALL_LEN:
         for name, offset in places:
             begun = time.perf_counter()
-            got.append(store.get(Kind.DATA, name, offset, length))
+            got.append(client.get(name.hex(), offset, length))
             times_s.append(time.perf_counter() - begun)
     else:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(work.threads) as pool:
             begun = time.perf_counter()
-            reads = [pool.submit(store.get, Kind.DATA, *place, length) for place in places]
+            reads = [pool.submit(client.get, name.hex(), at, length) for name, at in places]
             got = [done.result() for done in reads]
             times_s.append(time.perf_counter() - begun)
     for (name, offset), data in zip(places, got, strict=True):
-        if data != work.packs[name][offset : offset + length]:
-            raise BenchError(f"{store.address}: {name.hex()} came back wrong at {offset}")
+        if data != packs[name][offset : offset + length]:
+            raise BenchError(f"{name.hex()} came back wrong at {offset}")
     return times_s
 
 
@@ -209,27 +273,45 @@ def _shown(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _to_reach(kind: str, number: int) -> str:
-    bare = BARE.get(kind, (None, None, None))[number]
-    if bare is None:
-        return ""
-    unit = MEASURES[number].unit
-    return f"≤ {_shown(bare / FOUR_FIFTHS)}" if unit == "ms" else f"≥ {_shown(bare * FOUR_FIFTHS)}"
+def _beside(work: Work, kind: str, measure: Measure) -> str:
+    """Return how the store stands to the plain client, and to what it is to reach."""
+    samples = work.samples[kind]
+    value, words = _median(work, kind, measure.name), []
+    if f"bare {measure.name}" in samples:
+        bare = _median(work, kind, f"bare {measure.name}")
+        reached = bare / value if measure is SMALL else value / bare
+        missed = "" if reached >= FOUR_FIFTHS else ", missed"
+        words.append(f"{reached:.2f} of {_shown(bare)}{missed}")
+    floor = FLOORS.get(kind, {}).get(measure.name)
+    if floor is not None and not work.line.is_there:
+        words.append(f"≥ {_shown(floor)}{'' if value >= floor else ', missed'}")
+    return "; ".join(words)
 
 
 def _grid(work: Work) -> list[list[str]]:
-    heads = [cell for measure in MEASURES for cell in (f"{measure.title} ({measure.unit})", "")]
-    grid = [["store", *heads]]
+    heads = [
+        cell for measure in MEASURES for cell in (f"{measure.title} ({measure.unit})", "of plain")
+    ]
+    cpus = [f"CPU {measure.name} (s/GB)" for measure in (PUT, RANGE)]
+    grid = [["store", *heads, *cpus]]
     for kind in work.samples:
         line = [KINDS[kind]]
-        for number, measure in enumerate(MEASURES):
-            line += [_shown(_median(work, kind, measure.name)), _to_reach(kind, number)]
+        for measure in MEASURES:
+            line += [_shown(_median(work, kind, measure.name)), _beside(work, kind, measure)]
+        line += [_shown(_median(work, kind, f"{measure.name} cpu")) for measure in (PUT, RANGE)]
         grid.append(line)
     return grid
 
 
+def _shown_line(line: LongLine) -> str:
+    if not line.is_there:
+        return "Loopback"
+    rate = f" and {_shown(line.mbit_per_s)} Mbit/s" if line.mbit_per_s else ""
+    return f"A line of {_shown(line.rtt_ms)} ms{rate}"
+
+
 def screen_table(work: Work) -> str:
-    """Return the medians with aligned columns, beside each what is to be reached."""
+    """Return the medians with aligned columns, beside each what the plain client reaches."""
     grid = _grid(work)
     widths = [max(len(line[column]) for line in grid) for column in range(len(grid[0]))]
     return "\n".join(
@@ -247,7 +329,11 @@ def rst_table(work: Work, rounds: int) -> str:
         ]
     lines += [
         "",
-        f"Loopback, {work.threads} threads (16 KiB: one), medians of {rounds} rounds; "
+        f"{_shown_line(work.line)}, {work.threads} threads (16 KiB: one), "
+        f"medians of {rounds} rounds; beside each "
+        "what a plain client",
+        "of the same library reaches at the same server (asked for: four fifths of it); CPU of "
+        "client and server;",
         f"{os.cpu_count()} cores,",
         f"Linux {platform.release()}, Python {platform.python_version()}.",
     ]

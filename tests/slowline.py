@@ -11,14 +11,20 @@ from types import TracebackType
 from typing import Self
 
 _PIECE = 64 << 10  # bytes
+_BUFFER_S = 0.05  # of the rate, before the line
 
 
 class SlowLine:
-    """Forwards its ``port`` to *target*; every byte arrives *delay_s* later, either way."""
+    """Forwards its ``port`` to *target*; every byte arrives *delay_s* later, either way.
 
-    def __init__(self, target: int, delay_s: float = 0.0) -> None:
+    With *bytes_per_s* each way carries no more than that, all connections together.
+    """
+
+    def __init__(self, target: int, delay_s: float = 0.0, bytes_per_s: float | None = None) -> None:
         self._target = target
         self.delay_s = delay_s
+        self._bytes_per_s = bytes_per_s
+        self._free_at = {"up": 0.0, "down": 0.0}  # when that way can take the next piece
         self.connections = 0
         self._is_over = threading.Event()
         self._lock = threading.Lock()
@@ -72,7 +78,21 @@ class SlowLine:
                 with suppress(OSError):
                     piece = source.recv(_PIECE)
                 self._count(way, len(piece))
-                pieces.put((time.monotonic() + self.delay_s, piece))
+                pieces.put((self._due(way, len(piece)), piece))
+
+    def _due(self, way: str, length: int) -> float:
+        """Return when *length* bytes will have crossed, for which the reader waits a little.
+
+        So that no more is under way than a line and its buffers hold.
+        """
+        now = time.monotonic()
+        if self._bytes_per_s is None:
+            return now + self.delay_s
+        with self._lock:
+            free_at = max(now, self._free_at[way]) + length / self._bytes_per_s
+            self._free_at[way] = free_at
+        self._is_over.wait(max(free_at - now - _BUFFER_S, 0))
+        return free_at + self.delay_s
 
     def _count(self, way: str, length: int) -> None:
         with self._lock:

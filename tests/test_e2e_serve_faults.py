@@ -287,6 +287,11 @@ def test_server_stopped_dead_lets_its_clients_wait_no_longer_than_they_want(root
     with Serving(root) as server, server.client() as client:
         assert client.ask("HEAD", "/anna/config").status == 404
         server.signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{server.pid}/task")
+        wait_until(
+            lambda: all(") T" in (task / "stat").read_text() for task in threads.iterdir()),
+            "every thread to stop",
+        )
         assert client.connection.sock is not None
         client.connection.sock.settimeout(0.5)
         began = time.monotonic()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slowline import SlowLine
 
 from coopfs.store.base import Kind
 from coopfs.store.local import LocalStore
@@ -36,12 +41,11 @@ def test_each_round_of_each_kind_is_noted_and_nothing_is_left(
 ) -> None:
     assert run_main(monkeypatch, tmp_path, "--only", "folder") == 0
     samples = json.loads((tmp_path / "stores.json").read_text())
+    measures = ("put", "range", "small")
     assert {name: len(values) for name, values in samples["folder"].items()} == {
-        "put": 2,
-        "range": 2,
-        "small": 2,
+        name: 2 for measure in measures for name in (measure, f"{measure} cpu")
     }
-    assert all(value > 0 for values in samples["folder"].values() for value in values)
+    assert all(value > 0 for measure in measures for value in samples["folder"][measure])
     assert "* - folder" in (tmp_path / "stores.rst").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"stores.json", "stores.rst"}
     assert "put 16 MiB" in capsys.readouterr().out
@@ -57,6 +61,32 @@ def test_a_kind_that_cannot_be_started_is_named_and_left_out(
     assert out.count("rest-server: left out: ") == 1
     assert "not installed" in out
     assert list(json.loads((tmp_path / "work/stores.json").read_text())) == ["folder"]
+
+
+def test_what_no_line_leads_to_is_not_measured_over_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, tmp_path, "--only", "folder", "--rtt", "30") == 0
+    assert "folder: left out: is not reached over any line" in capsys.readouterr().out
+    assert "A line of 30 ms, 4 threads" in (tmp_path / "stores.rst").read_text()
+
+
+def test_a_line_carries_so_many_bytes_a_second() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        there = SlowLine(port, 0.01, 1e6)
+        with there as line, socket.create_connection(("127.0.0.1", line.port)) as up:
+            begun = time.monotonic()
+            sender = threading.Thread(target=up.sendall, args=(bytes(500_000),))
+            sender.start()
+            down, _ = server.accept()
+            with down:
+                left = 500_000
+                while left:
+                    left -= len(down.recv(1 << 16))
+            seconds = time.monotonic() - begun
+            sender.join()
+    assert seconds > 0.5
 
 
 def test_an_unknown_kind_is_refused(
@@ -83,10 +113,23 @@ def test_a_store_that_gives_back_something_else_has_no_speed(
     assert "came back wrong" in capsys.readouterr().err
 
 
-def test_medians_stand_beside_what_is_to_be_reached() -> None:
+def test_medians_stand_beside_what_a_plain_client_reaches() -> None:
     from bench_stores import Work, screen_table
 
-    samples = {"sftp": {"put": [100.0, 300.0, 200.0], "range": [384.0], "small": [0.5]}}
-    (line,) = screen_table(Work({}, 4, 1, samples)).splitlines()[1:]
-    cells = line.removeprefix("sftp, OpenSSH").split()
-    assert cells == ["200", "≥", "282", "384", "≥", "307", "0.5", "≤", "0.4"]
+    samples = {
+        "sftp": {"put": [100.0, 300.0, 200.0], "range": [384.0], "small": [0.5]}
+        | {"bare put": [400.0], "bare range": [400.0], "bare small": [0.4]}
+        | {"put cpu": [8.0], "range cpu": [4.5]},
+        "coop": {
+            "put": [340.0],
+            "range": [460.0],
+            "small": [1.0],
+            "put cpu": [3],
+            "range cpu": [3],
+        },
+    }
+    sftp, coop = screen_table(Work({}, {}, 4, 1, samples=samples)).splitlines()[1:]
+    cells = re.split(r"\s\s+", sftp)
+    assert cells[1:5] == ["200", "0.50 of 400, missed", "384", "0.96 of 400"]
+    assert cells[5:] == ["0.5", "0.80 of 0.4", "8", "4.5"]
+    assert re.split(r"\s\s+", coop)[1:5] == ["340", "≥ 350, missed", "460", "≥ 450"]

@@ -8,6 +8,7 @@ import os
 import signal
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ import pytest
 from blake3 import blake3
 from mounting import wait_until
 from partners import Partner
+from slowline import SlowLine
 from store_suite import StoreRig, StoreSuite, name_of, put_new, some_bytes
 
 from coopfs.errors import (
@@ -301,6 +303,25 @@ def test_a_proof_is_of_the_whole_pack(served: Served) -> None:
         assert store.prove(name, key) == blake3(data, key=key).digest()
         with pytest.raises(ObjectNotFound):
             store.prove(name_of(b"never put"), key)
+
+
+def test_a_range_over_a_long_line_costs_one_round_trip(served: Served) -> None:
+    access, _ = served.new_access()
+    data = some_bytes(300_000)
+    with create_store(f"coop://{access.name}") as store:
+        name = put_new(store, data)
+    with SlowLine(served.server.port, delay_s=0.015) as line:
+        endpoint = parse_endpoint(f"127.0.0.1:{line.port}", "line")
+        save_access(served.client.dirs, replace(access, endpoint=endpoint))
+        with open_coop(f"coop://{access.name}") as store:
+            store.get(Kind.DATA, name, 0, 1)
+            times = []
+            for offset in range(0, 60_000, 10_000):
+                begun = time.monotonic()
+                got = store.get(Kind.DATA, name, offset, 200_000)
+                times.append(time.monotonic() - begun)
+                assert got == data[offset : offset + 200_000]
+    assert 0.029 < min(times) < 0.055, times
 
 
 def test_what_is_left_is_known_and_a_full_store_says_so(served: Served) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import select
 import socket
 import ssl
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -88,6 +91,73 @@ def test_whom_the_partner_does_not_know_is_denied(
     assert partner.requests == []
 
 
+@pytest.mark.parametrize("first", [b"HTTP/1.1 200 OK\r\nX: ", answer(200, bytes(9000))[:300]])
+def test_a_server_that_trickles_is_given_up_on(first: bytes) -> None:
+    """Each byte ends a silence: only a whole stretch of them is too slow, head or body."""
+
+    def trickle(_: str, sock: socket.socket) -> None:
+        sock.sendall(first)
+        while True:  # until the client has gone
+            sock.sendall(b"x")
+            time.sleep(0.02)
+
+    with Words(trickle) as server:
+        pool = HttpPool(Endpoint("http", "127.0.0.1", server.port), "there", stall_s=0.5)
+        with (
+            pytest.raises(StoreUnavailable, match="fallen silent or trickles"),
+            pool.request("GET", "/", "it") as got,
+        ):
+            got.read_exactly(9000)
+        pool.close()
+
+
+def test_a_partner_that_trickles_a_record_is_given_up_on(
+    partner: Partner, identities: list[Identity]
+) -> None:
+    class Trickle(Words):
+        def handle(self, sock: socket.socket) -> None:
+            with socket.create_connection(("127.0.0.1", partner.port)) as back:
+                back.settimeout(0.02)
+                while True:
+                    if select.select([sock], [], [], 0.02)[0]:
+                        back.sendall(sock.recv(1 << 16))
+                    with suppress(TimeoutError):
+                        sock.sendall(back.recv(self.piece_len))
+
+        piece_len = 1 << 16
+
+    with Trickle(lambda *_: None) as line:
+        trust = trust_in(identities[0], identities[1])
+        endpoint = Endpoint("https", "127.0.0.1", line.port)
+        pool = HttpPool(endpoint, "there", trust=trust, stall_s=0.5)
+        with pool.request("GET", "/", "it") as got:
+            assert got.read_up_to(100) == b"welcome"
+        line.piece_len = 1
+        with (
+            pytest.raises(StoreUnavailable, match="fallen silent or trickles"),
+            pool.request("GET", "/", "it") as got,
+        ):
+            got.read_exactly(7)
+        pool.close()
+
+
+def test_a_slow_answer_that_flows_is_read_whole() -> None:
+    body = some_bytes(6000)
+
+    def flow(_: str, sock: socket.socket) -> bytes:
+        said = answer(200, body)
+        for begin in range(0, len(said) - 100, 500):
+            sock.sendall(said[begin : begin + 500])
+            time.sleep(0.05)
+        return said[begin + 500 :]
+
+    with Words(flow) as server:
+        pool = HttpPool(Endpoint("http", "127.0.0.1", server.port), "there", stall_s=0.2)
+        with pool.request("GET", "/", "it") as got:
+            assert got.read_exactly(6000) == body
+        pool.close()
+
+
 def test_a_pool_that_was_closed_says_so(partner: Partner, identities: list[Identity]) -> None:
     pool = HttpPool(
         Endpoint("https", "127.0.0.1", partner.port),
@@ -102,5 +172,5 @@ def test_a_pool_that_was_closed_says_so(partner: Partner, identities: list[Ident
 
 @pytest.mark.parametrize("text", ["", "-1", "+5", "1e3", "٥", "9" * 30, "5, 5"])
 def test_a_length_that_is_none_is_not_believed(text: str) -> None:
-    said = SimpleNamespace(status=200, headers={"Content-Length": text})
-    assert Answer(said, "it", "there").body_len is None
+    said = SimpleNamespace(status=200, headers={"Content-Length": text}, chunked=False)
+    assert Answer(said, "it", "there", bool).body_len is None

@@ -21,6 +21,7 @@ import h11
 import trio
 
 from coopfs.server.driving import TooSlow, drive, refuse_at_once
+from coopfs.server.errand import Burst, Errand, new_parser
 from coopfs.server.exchange import Exchange
 from coopfs.server.handlers import carry_out
 from coopfs.server.house import HouseSettings
@@ -28,10 +29,8 @@ from coopfs.server.metrics import CONTENT_TYPE, Metrics, render_usages
 from coopfs.server.parked import ParkedLines
 from coopfs.server.protocol import (
     CHUNKED_LEN_MAX,
-    HEAD_LEN_MAX,
     Head,
     Refused,
-    Target,
     parse_target,
 )
 from coopfs.server.visitors import Desk, Partners, Role, Visitor
@@ -45,7 +44,7 @@ UPLOAD_THREADS: Final = 8
 OTHER_THREADS: Final = 8
 # What follows is nobody's business who has not shown the partner's key.
 _NOTHING_HERE: Final = Refused(HTTPStatus.NOT_FOUND, "there is nothing here for this key")
-_SCRATCH = memoryview(bytearray(RECV_LEN))  # between two awaits only: the loop's
+_BUFFER = memoryview(bytearray(RECV_LEN))  # between two awaits only: the loop's
 
 
 @dataclass
@@ -157,7 +156,7 @@ async def receive_metrics(floor: Floor, wire: Wire, source: str) -> None:
             usages = await trio.to_thread.run_sync(render_usages, desks, limiter=floor.others)
             text = floor.metrics.render(usages)
             steps = exchange.answer(HTTPStatus.OK, text, content_type=CONTENT_TYPE)
-        await drive(floor.settings, exchange, steps, floor.others)
+        await drive(floor.settings, Errand(exchange, steps), floor.others)
     except Refused as exc:
         await refuse_at_once(floor.settings, wire, exc)
         floor.metrics.count_request("-", "-", int(exc.status))
@@ -187,12 +186,11 @@ async def converse(
             is_still_sending = True
             if is_crowded:
                 raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections of this key")
-            exchange = await _answer(floor, wire, head, rest, find)
+            exchange, leftover = await _answer(floor, wire, head, rest, find)
             if not exchange.is_whole or exchange.closes or floor.is_stopping:
                 is_still_sending = exchange.body_left > 0
                 return
             is_still_sending = False
-            leftover = bytes(exchange.prefix)
     except ConnectionLost as exc:
         log.debug("%s: gone: %s", source, exc)
         is_still_sending = False
@@ -231,8 +229,7 @@ async def read_head(floor: Floor, wire: Wire, leftover: bytes) -> tuple[Head, by
             data = await _read_some(wire)
         if not data:
             return None
-    # A parser a request: the body goes past it, straight to its handler.
-    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LEN_MAX)
+    parser = new_parser()
     with trio.move_on_after(floor.settings.head_s):
         parser.receive_data(data)
         request = await _next_event(wire, parser)
@@ -268,41 +265,54 @@ async def _next_event(wire: Wire, parser: h11.Connection) -> object:
 
 async def _read_some(wire: Wire) -> bytes:
     while True:
-        count = wire.read_into(_SCRATCH, _OTHER_SCRATCH)
+        count = wire.read_into(_BUFFER)
         if count is not None:
-            return bytes(_SCRATCH[:count])
+            return bytes(_BUFFER[:count])
         await trio.lowlevel.wait_readable(wire.sock)
 
 
-_OTHER_SCRATCH = memoryview(bytearray(RECV_LEN))
+async def _answer(
+    floor: Floor, wire: Wire, head: Head, rest: bytes, find: FindVisitor
+) -> tuple[Exchange, bytes]:
+    """Answer one request, and what follows at once.
+
+    Returns the last exchange, which tells how that went, and what came after it.
+    """
+
+    def begin(head: Head, rest: bytes) -> Errand:
+        return _begin(floor, wire, head, rest, find)
+
+    def note(errand: Errand) -> None:
+        _note(floor, errand)
+
+    first = begin(head, rest)
+    limiter = floor.uploads if first.is_upload else floor.others
+    burst = Burst(first, begin, note, has_time=lambda: limiter.available_tokens > 0)
+    try:
+        await drive(floor.settings, burst, limiter)
+    except BaseException:
+        if not burst.exchange.is_whole:  # or it was noted, and the next never came
+            note(burst.errand)
+        raise
+    return burst.exchange, burst.leftover
 
 
-async def _answer(floor: Floor, wire: Wire, head: Head, rest: bytes, find: FindVisitor) -> Exchange:
-    """Answer one request; the exchange tells how that went."""
-    began = time.monotonic()
-    body_len = head.body_len()
-    exchange = Exchange(wire, head, body_len, rest)
+def _begin(floor: Floor, wire: Wire, head: Head, rest: bytes, find: FindVisitor) -> Errand:
+    """Return what answers the request; on the loop or in a thread."""
+    exchange = Exchange(wire, head, head.body_len(), rest)
     if floor.is_stopping:
         exchange.closes = True
     target, visitor = parse_target(head.target), find(head)
     if visitor is None:
-        name = "-"
-        steps = exchange.refuse(_WHO_ARE_YOU)
+        return Errand(exchange, exchange.refuse(_WHO_ARE_YOU), target=target)
+    name = visitor.desk.name
+    visitor.desk.last_seen_ns = time.time_ns()
+    if target is None or target.partner != name or visitor.role is Role.DIALLER:
+        steps = exchange.refuse(_NOTHING_HERE)
     else:
-        name = visitor.desk.name
-        visitor.desk.last_seen_ns = time.time_ns()
-        if target is None or target.partner != name or visitor.role is Role.DIALLER:
-            steps = exchange.refuse(_NOTHING_HERE)
-        else:
-            steps = carry_out(exchange, target, visitor)
+        steps = carry_out(exchange, target, visitor)
     is_upload = head.method == "POST" and target is not None and target.name is not None
-    try:
-        limiter = floor.uploads if is_upload else floor.others
-        await drive(floor.settings, exchange, steps, limiter)
-    finally:
-        seconds = time.monotonic() - began
-        _note(floor, exchange, name, target, seconds)
-    return exchange
+    return Errand(exchange, steps, name, target, is_upload)
 
 
 _WHO_ARE_YOU: Final = Refused(
@@ -312,10 +322,9 @@ _WHO_ARE_YOU: Final = Refused(
 )
 
 
-def _note(
-    floor: Floor, exchange: Exchange, name: str, target: Target | None, seconds: float
-) -> None:
+def _note(floor: Floor, errand: Errand) -> None:
     """Count the request, and say what it was in the log: never a header, never a body."""
+    exchange, name, target = errand.exchange, errand.partner, errand.target
     method = exchange.head.method if exchange.head.method in _METHODS else "-"
     status = int(exchange.status) if exchange.status is not None else 0
     floor.metrics.count_request(name, method, status)
@@ -325,13 +334,15 @@ def _note(
         level = logging.WARNING
     elif status >= 400 and status != HTTPStatus.NOT_FOUND:
         level = logging.INFO
+    if not log.isEnabledFor(level):
+        return
     where = str(target) if target is not None and target.partner == name else "elsewhere"
     ending = "" if exchange.is_whole else ", not ended"
     log.log(
         level,
         "%s: %s %s: %d%s (%d bytes in, %d out, %.3f s)",
         *(name, method, where, status, ending),
-        *(exchange.bytes_in, exchange.bytes_out, seconds),
+        *(exchange.bytes_in, exchange.bytes_out, errand.seconds),
     )
 
 

@@ -11,7 +11,8 @@ from http import HTTPStatus
 
 import trio
 
-from coopfs.server.exchange import Exchange, Need, Pause, Steps, run_on
+from coopfs.server.errand import Burst, Errand
+from coopfs.server.exchange import Exchange, Need, Pause
 from coopfs.server.house import HouseSettings
 from coopfs.server.protocol import Head, Refused
 from coopfs.server.wire import ConnectionLost, Wire
@@ -22,48 +23,48 @@ class TooSlow(Exception):
 
 
 async def drive(
-    settings: HouseSettings, exchange: Exchange, steps: Steps, limiter: trio.CapacityLimiter
+    settings: HouseSettings, errand: Errand | Burst, limiter: trio.CapacityLimiter
 ) -> None:
-    """Have threads run *steps*; wait in between for what they wait for.
+    """Have threads run *errand*; wait in between for what it waits for.
 
     Raises:
         TooSlow: the client was; it has been told.
         ConnectionLost: it went.
     """
-    patience = Patience(settings, exchange)
+    patience = Patience(settings, errand)
     pause: Pause | None = Pause(Need.TIME)
     try:
         while True:
-            pause = await trio.to_thread.run_sync(run_on, exchange, steps, limiter=limiter)
+            pause = await trio.to_thread.run_sync(errand.run_on, limiter=limiter)
             if pause is None:
                 return
             if pause.need is Need.TIME:
                 await trio.sleep(pause.seconds)
                 patience.excuse(pause.seconds)
                 continue
+            sock = errand.exchange.wire.sock
             with trio.move_on_after(patience.left()):
                 if pause.need is Need.READABLE:
-                    await trio.lowlevel.wait_readable(exchange.wire.sock)
+                    await trio.lowlevel.wait_readable(sock)
                 else:
-                    await trio.lowlevel.wait_writable(exchange.wire.sock)
+                    await trio.lowlevel.wait_writable(sock)
             patience.check(pause.need)
     except TooSlow as exc:
-        if exchange.status is None:
+        if errand.exchange.status is None:
             refused = Refused(HTTPStatus.REQUEST_TIMEOUT, str(exc))
-            await refuse_at_once(settings, exchange.wire, refused)
+            await refuse_at_once(settings, errand.exchange.wire, refused)
         raise
     finally:
         if pause is not None:
             with trio.CancelScope(shield=True):
-                # What it holds open or has half written is on the disk: not for the loop.
-                await trio.to_thread.run_sync(steps.close, limiter=limiter)
+                await trio.to_thread.run_sync(errand.close, limiter=limiter)
 
 
 class Patience:
     """Watches that bytes flow: so many in each stretch of ``stall_s`` that was the client's."""
 
-    def __init__(self, settings: HouseSettings, exchange: Exchange) -> None:
-        self._settings, self._exchange = settings, exchange
+    def __init__(self, settings: HouseSettings, errand: Errand | Burst) -> None:
+        self._settings, self._errand = settings, errand
         self._since = time.monotonic()
         self._moved = 0
 
@@ -84,7 +85,7 @@ class Patience:
         if self.left() > 0:
             return
         seconds = self._settings.stall_s
-        moved = self._exchange.bytes_in + self._exchange.bytes_out
+        moved = self._errand.moved
         if moved - self._moved < self._settings.slow_bytes_per_s * seconds:
             what = "sent" if need is Need.READABLE else "took"
             raise TooSlow(f"it {what} {moved - self._moved} bytes in {seconds} s")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
@@ -21,7 +22,7 @@ from typing import Final
 from coopfs.bandwidth import Bucket
 from coopfs.errors import StoreError
 from coopfs.server.protocol import OCTETS, TEXT, Head, Refused, answer_head
-from coopfs.server.wire import RECV_LEN, ConnectionLost, Wire
+from coopfs.server.wire import ConnectionLost, Wire
 
 PIECE_LEN: Final = 256 << 10  # bytes between network and disk at once; wire.py has figures
 # A thread waits this long for the network itself before it gives itself back: two hops
@@ -85,12 +86,11 @@ class Exchange:
         """
         buckets = tuple(buckets)
         wanted = _piece_len(min(len(buffer), self.body_left), buckets)
-        scratch = memoryview(bytearray(RECV_LEN))
         filled = 0
         while filled < wanted:
             count = self._take_prefix(buffer[filled:wanted])
             if not count:
-                count = self.wire.read_into(buffer[filled:wanted], scratch)
+                count = self.wire.read_into(buffer[filled:wanted])
             if count is None:
                 yield from self._wait(Need.READABLE)
                 continue
@@ -164,21 +164,26 @@ class Exchange:
             status = HTTPStatus.PARTIAL_CONTENT
             headers.append(("Content-Range", f"bytes {offset}-{offset + left - 1}/{size}"))
         head = self._begin(status, headers)
-        yield from self._send(memoryview(head))
         buckets = tuple(buckets)
-        buffer = memoryview(bytearray(min(PIECE_LEN, left)))
-        while left:
-            wanted = _piece_len(min(len(buffer), left), buckets)
-            try:
-                count = os.preadv(fd, [buffer[:wanted]], offset)
-            except OSError as exc:
-                raise StoreError(f"an object cannot be read: {exc.strerror}") from exc
-            if not count:
-                raise StoreError(f"an object is {left} bytes shorter than it was")
-            yield from self._send(buffer[:count])
-            self.bytes_out += count
-            offset, left = offset + count, left - count
-            yield from self._pace(count, buckets)
+        # The head goes with the first piece: one record, one system call.
+        begin = len(head)
+        with _borrowed(begin + PIECE_LEN) as buffer:
+            buffer[:begin] = head
+            if not left:
+                yield from self._send(buffer[:begin])
+            while left:
+                wanted = _piece_len(min(PIECE_LEN, left), buckets)
+                try:
+                    count = os.preadv(fd, [buffer[begin : begin + wanted]], offset)
+                except OSError as exc:
+                    raise StoreError(f"an object cannot be read: {exc.strerror}") from exc
+                if not count:
+                    raise StoreError(f"an object is {left} bytes shorter than it was")
+                yield from self._send(buffer[: begin + count])
+                begin = 0
+                self.bytes_out += count
+                offset, left = offset + count, left - count
+                yield from self._pace(count, buckets)
         yield from self._flush()
         self.is_whole = True
 
@@ -246,6 +251,22 @@ class Exchange:
             yield Pause(Need.TIME, seconds)
         elif time.monotonic() - self._turn_began >= TURN_S:
             yield Pause(Need.TIME)
+
+
+_free: Final[list[bytearray]] = []  # new memory costs a tenth of a millisecond to touch
+_FREE_MAX: Final = 16
+_BUFFER_LEN: Final = PIECE_LEN + (4 << 10)  # heads of answers are short
+
+
+@contextmanager
+def _borrowed(length: int) -> Iterator[memoryview]:
+    """Lend a buffer of at least *length* bytes, with anything in it."""
+    buffer = _free.pop() if _free and length <= _BUFFER_LEN else bytearray(max(length, _BUFFER_LEN))
+    try:
+        yield memoryview(buffer)
+    finally:
+        if len(_free) < _FREE_MAX and len(buffer) == _BUFFER_LEN:
+            _free.append(buffer)
 
 
 def _length(size: int, content_type: str) -> list[tuple[str, str]]:

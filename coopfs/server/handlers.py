@@ -29,7 +29,7 @@ from coopfs.format.receipt import sign_receipt
 from coopfs.objects import CONFIG, KINDS
 from coopfs.server import beyond
 from coopfs.server.depot import LOCKS, Depot
-from coopfs.server.exchange import PIECE_LEN, Exchange, Handler, Steps
+from coopfs.server.exchange import Exchange, Handler, Steps
 from coopfs.server.protocol import (
     LISTING_V1,
     LISTING_V2,
@@ -213,10 +213,9 @@ def _put(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
             # Before the lock can be seen: whoever sees it must be able to tell whose it is.
             visitor.desk.locks.remember(name, visitor.pin)
         yield from exchange.let_client_go_on()
-        buffer = memoryview(bytearray(min(PIECE_LEN, exchange.body_len)))
         while exchange.body_left:
-            count = yield from exchange.receive(buffer, visitor.desk.receive_buckets)
-            upload.write(buffer[:count])
+            # Decrypted to where it is hashed and written from.
+            upload.took((yield from exchange.receive(upload.room(), visitor.desk.receive_buckets)))
         try:
             receipt = upload.finish()
         except ObjectCorrupt as exc:

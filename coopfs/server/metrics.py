@@ -6,6 +6,7 @@ https://prometheus.io/docs/instrumenting/exposition_formats/ (version 0.0.4).
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -17,9 +18,13 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Counts since the server started; the event loop's alone."""
+    """Counts since the server started.
+
+    Connections are counted by the event loop alone, requests by worker threads as well.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the last three
         self.connections = 0  # open now
         self.connections_refused = 0
         self.handshakes_failed = 0
@@ -30,15 +35,20 @@ class Metrics:
 
     def count_request(self, partner: str, method: str, status: int) -> None:
         """Count a request that was answered (status 0: the client went first)."""
-        self._requests[partner, method, status] += 1
+        with self._lock:
+            self._requests[partner, method, status] += 1
 
     def count_bytes(self, partner: str, bytes_in: int, bytes_out: int) -> None:
         """Count bodies."""
-        self._bytes_in[partner] += bytes_in
-        self._bytes_out[partner] += bytes_out
+        with self._lock:
+            self._bytes_in[partner] += bytes_in
+            self._bytes_out[partner] += bytes_out
 
     def render(self, usages: str) -> bytes:
         """Return everything as text; *usages* is :func:`render_usages`'s."""
+        with self._lock:
+            requests = sorted(self._requests.items())
+            bytes_in, bytes_out = Counter(self._bytes_in), Counter(self._bytes_out)
         lines = [
             *_metric("connections", "gauge", "Open connections.", [("", self.connections)]),
             *_metric(
@@ -65,11 +75,11 @@ class Metrics:
                 "Requests by partner, method and status.",
                 [
                     (f'{{partner="{partner}",method="{method}",status="{status}"}}', count)
-                    for (partner, method, status), count in sorted(self._requests.items())
+                    for (partner, method, status), count in requests
                 ],
             ),
-            *_metric("received_bytes_total", "counter", "Bodies in.", _by(self._bytes_in)),
-            *_metric("sent_bytes_total", "counter", "Bodies out.", _by(self._bytes_out)),
+            *_metric("received_bytes_total", "counter", "Bodies in.", _by(bytes_in)),
+            *_metric("sent_bytes_total", "counter", "Bodies out.", _by(bytes_out)),
         ]
         return ("\n".join(lines) + "\n" + usages).encode()
 

@@ -97,9 +97,8 @@ class ParkedLines:
 
         async def watch() -> None:
             # It has nothing to say before it is used: whatever comes is its end.
-            scratch = memoryview(bytearray(RECV_LEN))
             try:
-                while line.wire.read_into(memoryview(bytearray(1)), scratch) is None:
+                while line.wire.read_into(memoryview(bytearray(1))) is None:
                     await trio.lowlevel.wait_readable(line.wire.sock)
             except ConnectionLost:
                 pass
@@ -185,7 +184,6 @@ class WireStream(trio.abc.Stream):
     def __init__(self, wire: Wire) -> None:
         """Take *wire* over."""
         self._wire = wire
-        self._scratch = memoryview(bytearray(RECV_LEN))
         self._is_closed = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -204,7 +202,7 @@ class WireStream(trio.abc.Stream):
         buffer = bytearray(max_bytes or RECV_LEN)
         while True:
             try:
-                count = self._wire.read_into(memoryview(buffer), self._scratch)
+                count = self._wire.read_into(memoryview(buffer))
             except ConnectionLost as exc:
                 raise trio.BrokenResourceError(str(exc)) from exc
             if count is not None:

@@ -98,20 +98,32 @@ class Upload:
             StoreFull: the disk is full, or the server's own quota on it.
         """
         view = memoryview(piece).cast("B")
-        self._received += len(view)
+        while view:
+            room = self.room()
+            taken = min(len(view), len(room))
+            room[:taken] = view[:taken]
+            self.took(taken)
+            view = view[taken:]
+
+    def room(self) -> memoryview:
+        """Return where the next bytes may be put, to be told of with :meth:`took`."""
+        return memoryview(self._buffer)[self._filled : BUFFER_LEN]
+
+    def took(self, count: int) -> None:
+        """The first *count* bytes of the last :meth:`room` are the next of the object.
+
+        Raises as :meth:`write`.
+        """
+        self._received += count
         if self._received > self.size:
             raise ObjectCorrupt(
                 f"{self.label}: more bytes than the {self.size} that were announced; "
                 f"nothing was stored"
             )
-        while view:
-            taken = min(len(view), BUFFER_LEN - self._filled)
-            self._buffer[self._filled : self._filled + taken] = view[:taken]
-            self._filled += taken
-            view = view[taken:]
-            if self._filled == BUFFER_LEN:
-                with self._desk.translated(self.label):
-                    self._flush()
+        self._filled += count
+        if self._filled == BUFFER_LEN:
+            with self._desk.translated(self.label):
+                self._flush()
 
     def finish(self) -> Receipt:
         """Make what was written the object; return the receipt once it is durable.

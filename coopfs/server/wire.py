@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from contextlib import suppress
 from typing import Final, cast
 
 import trio
 
 RECV_LEN: Final = 64 << 10  # bytes of one recv(); measured above
-SEND_LEN: Final = 256 << 10  # bytes encrypted at once
+SEND_LEN: Final = 272 << 10  # bytes sent at once: a piece (exchange.py) and a head
+# Bytes encrypted at once.  TLS keeps the memory as long as the connection lasts; with more
+# nothing is gained.
+ENCRYPT_LEN: Final = 64 << 10
 # Undecrypted bytes thrown away while a refused client still sends, so that it reads our
 # answer rather than a reset; and for how long.  The largest pack is about 16 MiB.
 LINGER_LEN: Final = 64 << 20
@@ -40,14 +44,12 @@ class Wire:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         if context is not None:
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._unsent = memoryview(b"")
+        self._unsent: list[memoryview] = []
 
     # --- for the loop or a worker: nothing here waits -------------------------------
 
-    def read_into(self, view: memoryview, scratch: memoryview) -> int | None:
+    def read_into(self, view: memoryview) -> int | None:
         """Read what is there into *view*; None: nothing yet, 0: the other side ended.
-
-        *scratch* takes what comes from the socket meanwhile; RECV_LEN bytes suit.
 
         Raises:
             ConnectionLost: reset, or not TLS.
@@ -59,6 +61,7 @@ class Wire:
                 try:
                     return _read_tls(self._tls, view)
                 except ssl.SSLWantReadError:
+                    scratch = _scratch()
                     received = self.sock.recv_into(scratch)
                     if not received:
                         return 0  # no close_notify: lengths tell whether anything is missing
@@ -81,7 +84,10 @@ class Wire:
         try:
             if self._tls is None:
                 return self.sock.send(data)
-            written = self._tls.write(data[:SEND_LEN])
+            written = 0
+            while written < min(len(data), SEND_LEN):
+                written += self._tls.write(data[written:][:ENCRYPT_LEN])
+                self._unsent.append(memoryview(self._outgoing.read()))
         except (BlockingIOError, InterruptedError):
             return None
         except (OSError, ValueError) as exc:
@@ -99,11 +105,15 @@ class Wire:
             return True
         try:
             while True:
+                if self._outgoing.pending:
+                    self._unsent.append(memoryview(self._outgoing.read()))
                 if not self._unsent:
-                    if not self._outgoing.pending:
-                        return True
-                    self._unsent = memoryview(self._outgoing.read())
-                self._unsent = self._unsent[self.sock.send(self._unsent) :]
+                    return True
+                sent = self.sock.sendmsg(self._unsent)
+                while self._unsent and sent >= len(self._unsent[0]):
+                    sent -= len(self._unsent.pop(0))
+                if sent:
+                    self._unsent[0] = self._unsent[0][sent:]
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:
@@ -192,6 +202,17 @@ class Wire:
             # It asks for the other side's goodbye, which nobody waits for.
             with suppress(ssl.SSLError):
                 self._tls.unwrap()
+
+
+_thread = threading.local()
+
+
+def _scratch() -> memoryview:
+    """Return where this thread puts what comes from a socket, until TLS has taken it."""
+    found: memoryview | None = getattr(_thread, "scratch", None)
+    if found is None:
+        found = _thread.scratch = memoryview(bytearray(RECV_LEN))
+    return found
 
 
 def _read_tls(tls: ssl.SSLObject, view: memoryview) -> int:

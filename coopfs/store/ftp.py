@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import posixpath
 import socket
+import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -47,7 +48,11 @@ class FtpFiles(RemoteFiles):
         trust: Trust | None = None
         if address.has_tls:
             pin = address.pin
-            trust = public_trust(address.ca_file) if pin is None else pin_trust(pin)
+            trust = (
+                public_trust(address.ca_file, ssl.SSLContext)
+                if pin is None
+                else pin_trust(pin, ssl.SSLContext)
+            )
         self._pool = FtpPool(address, trust)
 
     def close(self) -> None:

@@ -2,7 +2,8 @@
 
 Owns the only use of urllib3 and the translation of its errors: none leaves this
 module.  Knows neither objects nor the restic protocol; one request here is one round
-trip, made once (retries: ``store/retry.py``).  Times out on silence, never on length.
+trip, made once (retries: ``store/retry.py``).  Times out on silence and on trickles
+(``store/paced.py``), never on length.
 """
 
 from __future__ import annotations
@@ -10,23 +11,25 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPException
-from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self
+from functools import partial
+from typing import Any, Final, Literal, Protocol
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
 
 from coopfs import __version__
-from coopfs.errors import ConfigError, StoreError
+from coopfs.errors import ConfigError
 from coopfs.store.base import Payload, pieces_of
 from coopfs.store.httperrors import transport_error
+from coopfs.store.httpreply import FOREIGN, Reply
+from coopfs.store.httpreply import Answer as Answer
 from coopfs.store.line import FREE_LINE, Line, Pace
+from coopfs.store.paced import PacedSocket
 from coopfs.store.retry import Patience
+from coopfs.store.tlsline import LineContext, TlsLine
 
 CONNECTIONS: Final = 8  # requests in flight to one server; more threads wait their turn
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -36,7 +39,6 @@ STALL_S: Final = 60.0
 # Bytes handed to the socket at once: a socket's timeout covers the whole of one call, and
 # this much must pass in STALL_S even when eight uploads share a slow line (140 kbit/s).
 SLICE_LEN: Final = 128 << 10
-DRAIN_MAX: Final = 64 << 10  # bytes; more of an unwanted answer costs more than a new connection
 _OPTIONS: Final[list[tuple[int, int, int | bytes]]] = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),  # an idle mount outlives a router's memory
@@ -66,23 +68,32 @@ class Trust:
     pin: str | None = None  # SHA-256 of its certificate's DER in hex; None: the context decides
 
 
-def public_trust(ca_file: str | None = None) -> Trust:
+def public_trust(
+    ca_file: str | None = None, new_context: Callable[[int], ssl.SSLContext] = LineContext
+) -> Trust:
     """Trust what the authorities in *ca_file* (PEM), or the system's, vouch for.
+
+    *new_context* is another class of contexts for who needs an ssl.SSLSocket (ftplib).
 
     Raises:
         ConfigError: the file cannot be used.
     """
     try:
-        return Trust(ssl.create_default_context(cafile=ca_file))
+        context = new_context(ssl.PROTOCOL_TLS_CLIENT)  # as ssl.create_default_context() does
+        if ca_file is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(ca_file)
+        return Trust(context)
     except OSError as exc:  # ssl.SSLError is one
         raise ConfigError(
             f"{ca_file}: cannot be used as certificates to trust: {exc.strerror or exc}"
         ) from exc
 
 
-def pin_trust(pin: str) -> Trust:
+def pin_trust(pin: str, new_context: Callable[[int], ssl.SSLContext] = LineContext) -> Trust:
     """Trust exactly the certificate whose DER has this SHA-256 (64 hex digits)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = new_context(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # urllib3 compares the pin before it sends a byte
     return Trust(context, pin)
@@ -94,111 +105,11 @@ def certificate_trust(cert_pem: str, pin: str) -> Trust:
     For partners, who know each other's certificate: an impostor does not even get to
     see ours, which the caller may load into the context.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = LineContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # the certificate is known, its name says nothing
     context.load_verify_locations(cadata=cert_pem)
     return Trust(context, pin)
-
-
-# What urllib3, http.client and the socket raise; TLS errors are OSErrors.
-_FOREIGN: Final = (HTTPError, HTTPException, OSError)
-
-
-class Answer:
-    """What the server said; its body may be read once, before it is closed."""
-
-    def __init__(
-        self,
-        response: urllib3.BaseHTTPResponse,
-        label: str,
-        where: str,
-        pace: Pace = FREE_LINE.down,
-    ) -> None:
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-        self._response = response
-        self._label = label
-        self._where = where
-        self._pace = pace
-
-    @property
-    def body_len(self) -> int | None:
-        """The length of the body in bytes if the server told it."""
-        text = self.headers.get("Content-Length", "")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
-
-    def read_exactly(self, length: int) -> bytes:
-        """Return the whole body, which the caller knows to have *length* bytes.
-
-        Raises:
-            StoreUnavailable: it was cut off.
-            StoreError: the server announced, or sent, another length.
-        """
-        if self.body_len is None:  # sent in pieces, by a proxy perhaps
-            found = self.read_up_to(length + 1)
-        elif self.body_len == length:
-            if self._pace.piece_len(length) < length:
-                found = self.read_up_to(length)
-            else:
-                found = self._read_at_once()
-        else:
-            raise self._another_length(length, self.body_len)
-        if len(found) != length:
-            raise self._another_length(length, len(found))
-        return found
-
-    def _read_at_once(self) -> bytes:
-        try:
-            found = self._response.read(decode_content=False)  # without a copy
-        except _FOREIGN as exc:
-            raise transport_error(exc, self._label, self._where) from exc
-        self._pace.passed(len(found))
-        return found
-
-    def _another_length(self, expected: int, found: int) -> StoreError:
-        return StoreError(
-            f"{self._label} at {self._where}: expected an answer of {expected} bytes, "
-            f"the server sent {found}"
-        )
-
-    def read_up_to(self, limit: int) -> bytes:
-        """Return the body, or its first *limit* bytes if it is longer (StoreUnavailable)."""
-        parts: list[bytes] = []
-        left = limit
-        try:
-            while left > 0 and (part := self._read_part(left)):
-                parts.append(part)
-                left -= len(part)
-                self._pace.passed(len(part))
-        except _FOREIGN as exc:
-            raise transport_error(exc, self._label, self._where) from exc
-        return b"".join(parts)
-
-    def _read_part(self, wanted: int) -> bytes:
-        return self._response.read(self._pace.piece_len(wanted), decode_content=False)
-
-    def close(self) -> None:
-        """Give the connection back, or close it when too much of the answer is left."""
-        response = self._response
-        if not response.closed:
-            left = response.length_remaining
-            with suppress(*_FOREIGN):
-                if left is not None and left <= DRAIN_MAX:
-                    response.drain_conn()
-            response.close()
-        response.release_conn()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Requests(Protocol):
@@ -236,9 +147,14 @@ class HttpPool:
         """*where* names the server in messages; *headers* go with every request."""
         self.where = where
         self.line = FREE_LINE
-        self._headers = {"User-Agent": f"coopfs/{__version__}", **(headers or {})}
-        self._timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, stall_s), read=stall_s)
-        self._pool = _make_pool(endpoint, trust)
+        self._headers = {
+            "Host": _host_of(endpoint),
+            "Accept-Encoding": "identity",
+            "User-Agent": f"coopfs/{__version__}",
+            **(headers or {}),
+        }
+        self._stall_s = stall_s
+        self._pool = _make_pool(endpoint, trust, min(CONNECT_TIMEOUT_S, stall_s))
 
     def request(
         self,
@@ -265,27 +181,70 @@ class HttpPool:
             pieces = pieces_of(body)
             sent["Content-Length"] = str(sum(map(len, pieces)))
         try:
-            response = self._pool.urlopen(
-                method,
-                path,
-                body=None if body is None else _slices(pieces, self.line.up),
-                headers=sent,
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-                timeout=self._timeout,
-            )
-        except _FOREIGN as exc:
+            connection = self._pool._get_conn()
+            try:
+                reply = self._ask(connection, _head(method, path, sent), method, pieces)
+            except BaseException:
+                self._give_back(connection, False)
+                raise
+        except FOREIGN as exc:
             raise transport_error(exc, label, self.where) from exc
-        return Answer(response, label, self.where, self.line.down)
+        give_back = partial(self._give_back, connection)
+        return Answer(reply, label, self.where, give_back, self.line.down)
+
+    def _ask(
+        self, connection: Any, head: bytes, method: str, pieces: Iterable[memoryview]
+    ) -> Reply:
+        # urllib3 makes and keeps the connections.  Its way of making requests, and
+        # http.client's, costs a small read twice what all of the rest does.
+        sock: Any = connection.sock
+        if sock is None:
+            connection.connect()
+            sock = connection.sock
+            sock.settimeout(self._stall_s)
+        is_sent = False
+        # Refused in the middle (no room, say): the reason lies in what we can still read.
+        with suppress(ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            sock.sendall(head)
+            for piece in _slices(pieces, self.line.up):
+                sock.sendall(piece)
+            is_sent = True
+        reply = Reply(sock, method=method)
+        try:
+            reply.begin()
+        except BaseException:
+            reply.close()
+            raise
+        if not is_sent:
+            reply.will_close = True
+        return reply
+
+    def _give_back(self, connection: Any, is_good: bool) -> None:
+        if not is_good:
+            connection.close()
+        self._pool._put_conn(connection if is_good else None)
 
     def close(self) -> None:
         """Close what is idle now, and what is busy when it is done.  May be called again."""
         self._pool.close()
 
 
-def _slices(pieces: Iterable[memoryview], pace: Pace) -> Iterator[Any]:  # urllib3 types bytes only
+def _host_of(endpoint: Endpoint) -> str:
+    if endpoint.socket_path is not None:
+        return "localhost"
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    default = 443 if endpoint.scheme == "https" else 80
+    return host if endpoint.port == default else f"{host}:{endpoint.port}"
+
+
+def _head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    if not all(line.isprintable() for line in lines) or path.count(" "):
+        raise ValueError(f"not to be sent as a request: {lines!r}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _slices(pieces: Iterable[memoryview], pace: Pace) -> Iterator[memoryview]:
     for piece in pieces:
         begin = 0
         while begin < len(piece):
@@ -298,8 +257,11 @@ def _slices(pieces: Iterable[memoryview], pace: Pace) -> Iterator[Any]:  # urlli
 # --- connections --------------------------------------------------------------------
 
 
-def _make_pool(endpoint: Endpoint, trust: Trust | None) -> urllib3.HTTPConnectionPool:
-    common: dict[str, Any] = {"maxsize": CONNECTIONS, "block": True}
+def _make_pool(
+    endpoint: Endpoint, trust: Trust | None, connect_s: float
+) -> urllib3.HTTPConnectionPool:
+    timeout = urllib3.Timeout(connect=connect_s)
+    common: dict[str, Any] = {"maxsize": CONNECTIONS, "block": True, "timeout": timeout}
     if endpoint.socket_path is not None:
         common |= {"socket_options": [], "socket_path": endpoint.socket_path}
         if trust is None:
@@ -320,31 +282,23 @@ def _make_pool(endpoint: Endpoint, trust: Trust | None) -> urllib3.HTTPConnectio
     )
 
 
-class _Sending(HTTPConnection):
-    """How all of them send: without a hurry, and listening to a server that says no early."""
-
-    def send(self, data: Any) -> None:
-        if self.sock is None:
-            self.connect()
-        if self.sock.gettimeout() != STALL_S:  # urllib3 leaves the connect timeout on it
-            self.sock.settimeout(STALL_S)
-        try:
-            super().send(data)
-        except (ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError) as exc:
-            # Refused in the middle (no room, say): the reason lies in what we can still
-            # read, and a broken pipe is what makes urllib3 read it.
-            raise BrokenPipeError(str(exc)) from exc
+class _PlainConnection(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        return PacedSocket.taking_over(super()._new_conn())
 
 
-class _PlainConnection(_Sending):
-    pass
+class _TlsConnection(HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        return PacedSocket.taking_over(super()._new_conn())
+
+    @property
+    def is_connected(self) -> bool:
+        """See urllib3: whether it can be used again; a goodbye may have come already."""
+        has_unread = isinstance(self.sock, TlsLine) and self.sock.has_unread
+        return not has_unread and super().is_connected
 
 
-class _TlsConnection(_Sending, HTTPSConnection):
-    pass
-
-
-class _UnixConnection(_Sending):
+class _UnixConnection(HTTPConnection):
     def __init__(self, *args: Any, socket_path: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._socket_path = socket_path
@@ -363,7 +317,7 @@ class _TlsUnixConnection(_TlsConnection):
 
 
 def _connect_unix(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = PacedSocket(socket.AF_UNIX, socket.SOCK_STREAM)
     # A socket's name has 107 bytes at most; this way it is short however deep the folder is.
     folder = -1
     try:

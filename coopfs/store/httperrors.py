@@ -63,7 +63,7 @@ def transport_error(exc: BaseException, label: str, where: str) -> StoreError:
         if isinstance(link, exceptions.IncompleteRead | http.client.IncompleteRead):
             return StoreUnavailable(f"{at}: the answer was cut off")
         if isinstance(link, exceptions.ReadTimeoutError | TimeoutError):
-            return StoreUnavailable(f"{at}: the server has fallen silent")
+            return StoreUnavailable(f"{at}: the server has fallen silent or trickles")
         if isinstance(link, http.client.RemoteDisconnected):
             return StoreUnavailable(f"{at}: the server closed the connection without an answer")
         if isinstance(link, http.client.HTTPException | exceptions.HeaderParsingError):

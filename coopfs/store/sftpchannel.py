@@ -98,7 +98,7 @@ class SftpChannel:
     # --- asking -------------------------------------------------------------------
 
     def send(
-        self, requests: Sequence[Request], into: Sequence[memoryview] | None = None
+        self, requests: Sequence[Request], into: Sequence[memoryview | None] | None = None
     ) -> list[Pending]:
         """Send *requests* in this order, DATA to be put into the views of *into*.
 

@@ -119,7 +119,9 @@ class SftpSession(SftpCalls):
         offset, wanted = asked
         buffer = bytearray(wanted)
         view = memoryview(buffer)
-        looking = self.channel.send([wire.lstat(path)]) if look else []
+        # In the packet of the first lot: a handle still reads what has been deleted.
+        looking = [wire.lstat(path)] if look else []
+        looked: list[Pending] = []
         count = -(-wanted // pace.piece_len(self._read_len))
         part_len = -(-wanted // max(count, 1)) or 1
         starts = range(0, wanted, part_len)
@@ -130,13 +132,15 @@ class SftpSession(SftpCalls):
             parts = [(offset + at, view[at : at + part_len]) for at in starts[first : first + lot]]
             first += lot
             requests = [wire.read(kept.handle, start, len(part)) for start, part in parts]
-            sent = self.channel.send(requests, [part for _, part in parts]) if parts else []
+            into = [*(None for _ in looking), *(part for _, part in parts)]
+            sent = self.channel.send([*looking, *requests], into) if into else []
+            looked += sent[: len(looking)]
+            sent, looking = sent[len(looking) :], []
             for start, part, pending in before:
                 self._take_part(kept.handle, start, part, pending, label, asked)
             before = [(start, part, p) for (start, part), p in zip(parts, sent, strict=True)]
             pace.passed(sum(len(part) for _, part in parts))
-        for pending in looking:
-            # In the same round trip: a handle still reads what has been deleted.
+        for pending in looked or self.channel.send(looking):
             attrs = self.attrs(self.channel.finish(pending))
             if not attrs.is_file or attrs.size != kept.size:
                 raise _Changed

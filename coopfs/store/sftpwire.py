@@ -81,7 +81,7 @@ class OpenFlag(IntFlag):
     EXCLUSIVE = 0x20
 
 
-class _Attr(IntFlag):
+class _Attr(IntEnum):  # an IntFlag's & costs as much as all of a small packet's parsing
     SIZE = 0x01
     OWNER = 0x02
     PERMISSIONS = 0x04
