@@ -26,6 +26,7 @@ from coopfs.errors import ConfigError, UsageError
 from coopfs.format.invitation import Endpoint, parse_endpoint
 from coopfs.identity import Identity, parse_certificate
 from coopfs.server.settings import PARTNERS, partner_folder
+from coopfs.server.wire import CARRIED_LEN, ConnectionLost, Wire, WireStream
 
 PROTOCOL: Final = "coopfs-dial/1"  # chosen by ALPN (RFC 7301), so that one port serves all
 GO: Final = b"\x01"  # what the partner's server sends once a client wants to come
@@ -36,13 +37,16 @@ PAUSE_FIRST_S: Final = 1.0
 PAUSE_MAX_S: Final = 60.0
 LOOK_AGAIN_S: Final = 5.0  # for partners that were paired or removed meanwhile
 HANDSHAKE_S: Final = 30.0
-PIECE_LEN: Final = 64 << 10
 # Seconds; routers forget silent connections after some minutes, and a line that died
 # without a word must not be counted on.
 _KEEPALIVE: Final = (
     (socket.TCP_KEEPIDLE, 30),
     (socket.TCP_KEEPINTVL, 10),
     (socket.TCP_KEEPCNT, 3),
+)
+
+_NO_LINE: Final = (
+    *(OSError, ConnectionLost, trio.BrokenResourceError, trio.TooSlowError, ConfigError),
 )
 
 # Serves a connected socket until it ends; the text is what the log calls the other end.
@@ -172,7 +176,7 @@ async def _keep_line(
             stream = await _dial(place, context)
             pause_s = PAUSE_FIRST_S
             went = await _await_go(stream)
-        except (OSError, trio.BrokenResourceError, trio.TooSlowError, ConfigError) as exc:
+        except _NO_LINE as exc:
             reason = str(exc.__cause__ or exc) or type(exc).__name__
             _log.info("partner %s at %s: no line: %s", place.name, place.endpoint, reason)
             went = False
@@ -195,14 +199,16 @@ def _client_context(place: DialPlace, identity: Identity) -> ssl.SSLContext:
     return context
 
 
-async def _dial(place: DialPlace, context: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
+async def _dial(place: DialPlace, context: ssl.SSLContext) -> WireStream:
     with trio.fail_after(HANDSHAKE_S):
         plain = await trio.open_tcp_stream(place.endpoint.host, place.endpoint.port)
-        keep_alive(plain.socket)
-        stream = trio.SSLStream(plain, context)
+        stream = WireStream(
+            Wire(socket.socket(fileno=plain.socket.detach()), context, is_server=False)
+        )
         try:
-            await stream.do_handshake()
-            if stream.selected_alpn_protocol() != PROTOCOL:
+            keep_alive(stream.wire.sock)
+            await stream.wire.handshake()
+            if stream.wire.protocol() != PROTOCOL:
                 raise ConfigError("the server there takes no dialled lines; is it coopfs serve?")
         except BaseException:
             await trio.aclose_forcefully(stream)
@@ -217,7 +223,7 @@ def keep_alive(sock: trio.socket.SocketType | socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def _await_go(stream: trio.SSLStream[trio.SocketStream]) -> bool:
+async def _await_go(stream: WireStream) -> bool:
     """Wait at the partner's; return whether a client wants to come."""
     try:
         if await stream.receive_some(1) == GO:
@@ -230,7 +236,7 @@ async def _await_go(stream: trio.SSLStream[trio.SocketStream]) -> bool:
 
 
 async def _serve_line(
-    stream: trio.SSLStream[trio.SocketStream],
+    stream: WireStream,
     in_use: trio.CapacityLimiter,
     accept: Accept,
     source: str,
@@ -250,7 +256,7 @@ async def join(one: trio.abc.Stream, other: trio.abc.Stream) -> None:
 
     async def carry(source: trio.abc.Stream, target: trio.abc.Stream) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while piece := await source.receive_some(PIECE_LEN):
+            while piece := await source.receive_some(CARRIED_LEN):
                 await target.send_all(piece)
         scope.cancel()
 

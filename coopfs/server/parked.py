@@ -21,7 +21,7 @@ import trio
 
 from coopfs.server.dialling import GO, join, keep_alive
 from coopfs.server.settings import partner_folder
-from coopfs.server.wire import RECV_LEN, ConnectionLost, Wire
+from coopfs.server.wire import ConnectionLost, Wire, WireStream
 
 SOCKET_FILE: Final = "dial.sock"
 WAITING_MAX: Final = 16  # lines of one partner; more are hung up
@@ -176,44 +176,3 @@ def _listen_at(path: Path) -> socket.socket:
     finally:
         os.close(folder)
     return listener
-
-
-class WireStream(trio.abc.Stream):
-    """A :class:`Wire` as trio's streams are, for the event loop alone."""
-
-    def __init__(self, wire: Wire) -> None:
-        """Take *wire* over."""
-        self._wire = wire
-        self._is_closed = False
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of *data*."""
-        try:
-            await self._wire.send_all(bytes(data))
-        except (ConnectionLost, OSError) as exc:
-            raise trio.BrokenResourceError(str(exc)) from exc
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the socket takes bytes."""
-        await trio.lowlevel.wait_writable(self._wire.sock)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return what comes next; nothing at the end."""
-        buffer = bytearray(max_bytes or RECV_LEN)
-        while True:
-            try:
-                count = self._wire.read_into(memoryview(buffer))
-            except ConnectionLost as exc:
-                raise trio.BrokenResourceError(str(exc)) from exc
-            if count is not None:
-                await trio.lowlevel.checkpoint()
-                return bytes(buffer[:count])
-            await trio.lowlevel.wait_readable(self._wire.sock)
-
-    async def aclose(self) -> None:
-        """Close the socket."""
-        if not self._is_closed:
-            self._is_closed = True
-            trio.lowlevel.notify_closing(self._wire.sock)
-            self._wire.close()
-        await trio.lowlevel.checkpoint()

@@ -21,6 +21,9 @@ SEND_LEN: Final = 272 << 10  # bytes sent at once: a piece (exchange.py) and a h
 # Bytes encrypted at once.  TLS keeps the memory as long as the connection lasts; with more
 # nothing is gained.
 ENCRYPT_LEN: Final = 64 << 10
+# Bytes of several TLS records handed on together where bytes are only carried: each turn of
+# the event loop costs as much as a record.
+CARRIED_LEN: Final = 256 << 10
 # Undecrypted bytes thrown away while a refused client still sends, so that it reads our
 # answer rather than a reset; and for how long.  The largest pack is about 16 MiB.
 LINGER_LEN: Final = 64 << 20
@@ -32,9 +35,11 @@ class ConnectionLost(Exception):
 
 
 class Wire:
-    """A connected socket with or without TLS (we are the server)."""
+    """A connected socket with or without TLS."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext | None, *, is_server: bool = True
+    ) -> None:
         """Take *sock* over: it is closed by :meth:`close`."""
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
@@ -43,7 +48,7 @@ class Wire:
         self._tls: ssl.SSLObject | None = None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         if context is not None:
-            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
         self._unsent: list[memoryview] = []
 
     # --- for the loop or a worker: nothing here waits -------------------------------
@@ -213,6 +218,52 @@ def _scratch() -> memoryview:
     if found is None:
         found = _thread.scratch = memoryview(bytearray(RECV_LEN))
     return found
+
+
+class WireStream(trio.abc.Stream):
+    """A :class:`Wire` as trio's streams are, for the event loop alone."""
+
+    def __init__(self, wire: Wire) -> None:
+        """Take *wire* over."""
+        self.wire = wire
+        self._buffer = memoryview(bytearray(CARRIED_LEN))
+        self._is_closed = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of *data*."""
+        try:
+            await self.wire.send_all(bytes(data))
+        except (ConnectionLost, OSError) as exc:
+            raise trio.BrokenResourceError(str(exc)) from exc
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the socket takes bytes."""
+        await trio.lowlevel.wait_writable(self.wire.sock)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return what is there, once something is; nothing at the end."""
+        view = self._buffer[: max_bytes or CARRIED_LEN]
+        while True:
+            filled = 0
+            count: int | None = None
+            try:
+                while filled < len(view) and (count := self.wire.read_into(view[filled:])):
+                    filled += count
+            except ConnectionLost as exc:
+                if not filled:  # else it is said when there is nothing left to hand on
+                    raise trio.BrokenResourceError(str(exc)) from exc
+            if filled or count == 0:
+                await trio.lowlevel.checkpoint()
+                return bytes(view[:filled])
+            await trio.lowlevel.wait_readable(self.wire.sock)
+
+    async def aclose(self) -> None:
+        """Close the socket."""
+        if not self._is_closed:
+            self._is_closed = True
+            trio.lowlevel.notify_closing(self.wire.sock)
+            self.wire.close()
+        await trio.lowlevel.checkpoint()
 
 
 def _read_tls(tls: ssl.SSLObject, view: memoryview) -> int:
