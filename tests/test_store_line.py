@@ -51,6 +51,23 @@ def test_threads_share_the_rate_of_their_line() -> None:
     assert time.monotonic() - begun > 0.95 * (0.5 - 0.1)
 
 
+def test_what_moves_at_once_is_counted_before_and_waited_for_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pace = Line(rates("8k")).up
+    waits: list[float] = []
+    monkeypatch.setattr(pace, "_wait_until", waits.append)
+    begun = time.monotonic()
+    with pace.moving(100_000):
+        assert pace._bucket.take(0) > 90  # others wait meanwhile
+    assert waits == [pytest.approx(begun + 100, abs=10)]
+    with pytest.raises(ValueError, match="broke"), pace.moving(100_000):
+        raise ValueError("it broke")  # and nobody waits for it
+    assert len(waits) == 1
+    with Line().up.moving(1 << 50):
+        pass  # a free line keeps nobody waiting
+
+
 def test_directions_do_not_slow_each_other() -> None:
     line = Line(rates("1M"))
     assert line.down.piece_len(1 << 30) == 1 << 30

@@ -135,9 +135,8 @@ class CloudStore(Store):
     def put(self, kind: Kind, name: bytes, data: Payload) -> None:
         """See :meth:`Store.put`."""
         key, label, pieces = _key(kind, name), object_label(kind, name), pieces_of(data)
-        self._line.up.piece_len(0)  # if only to see that somebody reads
-        self._write(label, lambda: self._put_once(key, label, pieces))
-        self._line.up.passed(sum(map(len, pieces)))
+        with self._line.up.moving(sum(map(len, pieces))):
+            self._write(label, lambda: self._put_once(key, label, pieces))
 
     def list(self, kind: Kind) -> Iterator[ObjectInfo]:
         """See :meth:`Store.list`."""

@@ -11,8 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -67,10 +67,20 @@ class Pace:
         Where the line is closed or gets faster meanwhile, earlier.
         """
         self._moved += size
-        if self._is_free:
-            return
+        if not self._is_free:
+            self._wait_until(time.monotonic() + self._bucket.take(size))
+
+    @contextmanager
+    def moving(self, size: int) -> Iterator[None]:
+        """Count *size* bytes that the block moves at once; it then takes as long as they may."""
+        self._line.notice()
+        until = 0.0 if self._is_free else time.monotonic() + self._bucket.take(size)
+        yield
+        self._moved += size
+        self._wait_until(until)
+
+    def _wait_until(self, until: float) -> None:
         changes = self._changes
-        until = time.monotonic() + self._bucket.take(size)
         while (left := until - time.monotonic()) > 0 and changes == self._changes:
             if self._line.closed.wait(min(left, LOOK_S)):
                 return
