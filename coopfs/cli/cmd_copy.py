@@ -118,7 +118,7 @@ def _plan_mirror(
     from coopfs.cli.render import count
     from coopfs.ops import mirror
     from coopfs.ops.copy_target import config_at
-    from coopfs.ops.mirror_trim import let_go
+    from coopfs.ops.mirror_trim import superfluous
     from coopfs.store.open import open_store
 
     going: dict[Kind, dict[ObjectId, int]] = {}
@@ -129,7 +129,7 @@ def _plan_mirror(
         with open_store(there.store) as store:
             plan = mirror.plan_mirror(archive, store, lost)
             if is_deleting:
-                going = let_go(archive, store)
+                going = superfluous(archive, store)
     sizes = [size for found in going.values() for size in found.values()]
     _show_plan(ctx, there, plan, len(sizes), sum(sizes))
     if is_deleting:

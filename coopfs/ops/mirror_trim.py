@@ -89,7 +89,7 @@ def trim_mirror(
             f"not show and nobody let go: snapshot {hidden[0]}"
         )
     Needs(archive, progress).load()
-    sizes = let_go(archive, target)
+    sizes = superfluous(archive, target)
     result = Trimmed()
     state = State(folder)
     try:
@@ -111,7 +111,7 @@ def trim_mirror(
     return result
 
 
-def let_go(archive: Archive, target: Store) -> dict[Kind, dict[ObjectId, int]]:
+def superfluous(archive: Archive, target: Store) -> dict[Kind, dict[ObjectId, int]]:
     """Return what *target* has and the archive does not, with sizes, in the order of deleting.
 
     Nothing is deleted, nor asked whether it may be.
