@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -48,17 +49,36 @@ NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 NOW_NS = int(NOW.timestamp()) * 10**9
 
 
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A host with an archive and one snapshot, at the place where tests find their copy."""
+    base = tmp_path_factory.mktemp("doctor")
+    work = base / "work"
+    host = Host(work / "anna")
+    with pytest.MonkeyPatch.context() as patch:
+        keep_above_still(patch)
+        host.init(work / "store")
+        (work / "source").mkdir()
+        (work / "source" / "file").write_bytes(random.Random(1).randbytes(300_000))
+        host.ok("snapshot", work / "source", "--series", "home")
+    shutil.copytree(work, base / "pristine")
+    return base / "pristine"
+
+
+@pytest.fixture
+def tmp_path(pristine: Path) -> Path:
+    """A copy of the pristine host, always at the same place: addresses in it are absolute."""
+    work = pristine.with_name("work")
+    shutil.rmtree(work)
+    shutil.copytree(pristine, work)
+    return work
+
+
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     """A host with an archive and one snapshot."""
     keep_above_still(monkeypatch)  # so that the next snapshot has every tree of this one
-    host = Host(tmp_path / "anna")
-    host.init(tmp_path / "store")
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "file").write_bytes(random.Random(1).randbytes(300_000))
-    host.ok("snapshot", source, "--series", "home")
-    return host
+    return Host(tmp_path / "anna")
 
 
 def examined(host: Host, *args: object, **environ: str) -> tuple[int, list[dict[str, Any]]]:
@@ -218,10 +238,10 @@ def test_keys_that_cannot_be_read_leave_the_rest_to_be_looked_at(host: Host) -> 
 
 
 def test_wrapped_keys_without_a_passphrase(tmp_path: Path, cheap_scrypt: None) -> None:
-    host = Host(tmp_path / "anna")
+    host = Host(tmp_path / "wrapped")
     secret = tmp_path / "secret"
     secret.write_text("a long passphrase")
-    host.ok("--passphrase-file", secret, "init", tmp_path / "store", "--host", "anna")
+    host.ok("--passphrase-file", secret, "init", tmp_path / "another", "--host", "anna")
     code, findings = examined(host)
     assert code == 1
     (first, second) = told(findings, "keys")
@@ -656,7 +676,7 @@ def test_two_partners_are_looked_at_from_both_sides(
 ) -> None:
     monkeypatch.setenv("COOPFS_STORE_TIMEOUT", "2")
     anna, berta = Partner(tmp_path / "a", "anna"), Partner(tmp_path / "b", "berta")
-    source = tmp_path / "source"
+    source = tmp_path / "theirs"
     source.mkdir()
     (source / "file").write_bytes(random.Random(1).randbytes(300_000))
     with anna.inviting() as code:
