@@ -58,10 +58,7 @@ class TlsLine:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 self._flush()
-                if not self._receive():
-                    raise ssl.SSLEOFError(
-                        ssl.SSLErrorNumber.SSL_ERROR_EOF, "it ended in the middle of the handshake"
-                    ) from None
+                self._receive_or_fail("in the middle of the handshake")
             except ssl.SSLError:
                 with suppress(OSError):  # the alert that tells the other side why
                     self._flush()
@@ -101,9 +98,14 @@ class TlsLine:
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send all of *data*."""
         view = memoryview(data).cast("B")
-        for begin in range(0, len(view), SEND_LEN):
-            self._tls.write(view[begin : begin + SEND_LEN])
-            self._flush()
+        while view:
+            try:
+                view = view[self._tls.write(view[:SEND_LEN]) :]
+            except ssl.SSLWantReadError:  # the other side wants new keys first (TLS 1.2)
+                self._flush()
+                self._receive_or_fail("while it was being sent to")
+            else:
+                self._flush()
 
     def makefile(self, mode: str = "r", buffering: int | None = None) -> io.BufferedReader:
         """Return a reader; the socket is closed once both it and this are."""
@@ -151,6 +153,10 @@ class TlsLine:
         received = self._sock.recv_into(scratch)
         self._incoming.write(scratch[:received])
         return received > 0
+
+    def _receive_or_fail(self, when: str) -> None:
+        if not self._receive():
+            raise ssl.SSLEOFError(ssl.SSLErrorNumber.SSL_ERROR_EOF, f"it ended {when}") from None
 
     def _flush(self) -> None:
         if self._outgoing.pending:
