@@ -11,6 +11,7 @@ from archive_fixtures import Lab, lab, write
 from hosts import everything_below
 from pruning import expect_all_readable
 
+from coopfs.errors import Rollback
 from coopfs.store.base import Kind
 
 __all__ = ["lab"]  # a fixture
@@ -105,6 +106,17 @@ def test_accepted_it_goes_on_and_is_remembered(older: Lab) -> None:
     for path in (host.dirs.state).rglob("index.db*"):
         path.unlink()
     assert "3 snapshots" in host.ok("snapshots").out
+
+
+def test_what_is_open_meanwhile_goes_on_once_it_is_accepted(older: Lab) -> None:
+    with older.open(refresh=False) as (archive, _):  # a mount, say
+        with pytest.raises(Rollback):
+            archive.refresh()
+        assert len(archive.snapshots()) == 5  # what it knew
+        older.host.ok("repair", "--accept-rollback")
+        archive.refresh()
+        assert [s.facts.number for s in archive.snapshots()] == [1, 2]
+        assert [head.number for head in archive.heads.all()] == [2]
 
 
 def test_another_machine_that_has_seen_more_says_so_for_itself(lab: Lab) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final
 
@@ -25,25 +25,25 @@ from coopfs.archive.index_rows import (
     block_rows,
     pack_of_row,
 )
+from coopfs.archive.standing import MARKED, PackStanding
 from coopfs.archive.state import State
 from coopfs.errors import ChunkMissing
 from coopfs.format.index import IndexedPack, IndexObject
-from coopfs.ids import ID_LEN, ChunkId, ObjectId, PackId, WriterId, short_hex
+from coopfs.ids import ID_LEN, ChunkId, ObjectId, short_hex
 
 PREFIX_LEN: Final = 16  # bytes of an id in the look-up table; 2^64 tries to collide
 BLOCKS_KEPT: Final = 1024  # decoded block rows in memory, ~6 KB each
 ROW_CHUNKS_KEPT: Final = 100_000  # in those, ~110 bytes each: blocks of nodes have a thousand
-MARKED: Final = "marked by a prune"  # a reason in lost_packs; for ever
 ROWS_AT_ONCE: Final = 256  # in one statement; SQLite takes 32,766 values (999 before 3.32)
 HOT_CHUNKS: Final = 50_000  # chunks of recently seen blocks, found without SQLite
 
 
-class Index:
+class Index(PackStanding):
     """Look-ups and updates of the local index."""
 
     def __init__(self, state: State) -> None:
         """Use the tables of *state*."""
-        self._state = state
+        super().__init__(state)
         self._lock = threading.Lock()
         self._blocks: OrderedDict[int, BlockInfo] = OrderedDict()
         self._block_chunks = 0  # in those
@@ -57,11 +57,6 @@ class Index:
     # --- looking up -----------------------------------------------------------
 
     @property
-    def generation(self) -> int:
-        """Grows whenever a pack leaves the index, is marked or is lost."""
-        return self._state.fact("generation")
-
-    @property
     def is_whole(self) -> bool:
         """Whether every known pack may be relied on."""
         return not self._unusable
@@ -69,41 +64,16 @@ class Index:
     def reload(self) -> None:
         """Forget what is remembered of the tables; another process may have changed them."""
         generation = self.generation  # before what it stands for
-        unusable = self._state.connection.execute(
-            "SELECT pack_no FROM packs JOIN lost_packs USING (pack_id)"
-        ).fetchall()
-        distrusted = self._state.connection.execute(
-            "SELECT writer_id FROM distrusted_writers"
-        ).fetchall()
-        unusable += [(no,) for no in self.packs_by([row[0] for row in distrusted])]
+        unusable = self.unusable()
         first = self._state.connection.execute("SELECT 1 FROM chunks LIMIT 1").fetchone()
         with self._lock:
-            self._unusable = frozenset(row[0] for row in unusable)
+            self._unusable = unusable
             self._blocks.clear()
             self._block_chunks = 0
             self._packs.clear()
             self._hot = {}
             self._is_empty = first is None
             self.loaded_generation = generation
-
-    def packs_by(self, writer_ids: Collection[bytes]) -> set[int]:
-        """Return the numbers of the packs that are these writers', or of which only these say so.
-
-        A listing may bear any writer's id: what counts then is whose word it is.
-        """
-        if not writer_ids:
-            return set()
-        theirs: set[int] = set()
-        others: set[int] = set()
-        for pack_no, owner, lister in self._state.connection.execute(
-            "SELECT pack_no, packs.writer_id, index_objects.writer_id FROM packs"
-            " JOIN pack_listings USING (pack_no) JOIN index_objects USING (object_no)"
-        ):
-            (theirs if lister in writer_ids else others).add(pack_no)
-            if owner in writer_ids:
-                theirs.add(pack_no)
-                others.discard(pack_no)
-        return theirs - others
 
     def reload_if_changed(self) -> None:
         """Reload when another process has marked, lost or dropped packs, or added the first."""
@@ -255,13 +225,6 @@ class Index:
             (pack_no,),
         )
         return [block_of_row(row) for row in rows.fetchall()]
-
-    def marked(self) -> set[PackId]:
-        """Return every pack a prune has marked, whether it is still there or not."""
-        rows = self._state.connection.execute(
-            "SELECT pack_id FROM lost_packs WHERE reason = ?", (MARKED,)
-        )
-        return {PackId(row[0]) for row in rows.fetchall()}
 
     def is_usable(self, pack_no: int) -> bool:
         """Tell whether chunks may be relied on in that pack (not marked, not lost)."""
@@ -416,72 +379,6 @@ class Index:
                 self._bump_generation()
         self.reload()
         return bool(again)
-
-    def distrust(self, writer_ids: Collection[WriterId]) -> None:
-        """Rely on no pack of exactly these writers; chunks are read from them if nowhere else."""
-        rows = self._state.connection.execute("SELECT writer_id FROM distrusted_writers")
-        if {row[0] for row in rows.fetchall()} == set(writer_ids):
-            return
-        with self._state.transaction() as connection:
-            connection.execute("DELETE FROM distrusted_writers")
-            connection.executemany(
-                "INSERT INTO distrusted_writers VALUES (?)", [(name,) for name in writer_ids]
-            )
-            self._bump_generation()
-        self.reload()
-
-    def mark_lost(self, pack_id: PackId, reason: str) -> None:
-        """Stop relying on a pack that is gone or damaged; the next snapshot sends it again."""
-        self.mark_all_lost([pack_id], reason)
-
-    def mark_all_lost(self, pack_ids: Iterable[PackId], reason: str) -> None:
-        """Do as :meth:`mark_lost` of several; a prune's mark stays what it is."""
-        with self._state.transaction() as connection:
-            connection.executemany(
-                "INSERT INTO lost_packs VALUES (?, ?) ON CONFLICT (pack_id) DO UPDATE"
-                " SET reason = excluded.reason WHERE reason != ?",
-                [(pack_id, reason, MARKED) for pack_id in pack_ids],
-            )
-            self._bump_generation()
-        self.reload()
-
-    # --- what a prune relies on -----------------------------------------------------
-
-    def is_sound(self, block_no: int) -> bool:
-        """Tell whether the block's chunks were verified here."""
-        row = self._state.connection.execute(
-            "SELECT 1 FROM sound_blocks WHERE block_no = ?", (block_no,)
-        ).fetchone()
-        return row is not None
-
-    def note_sound(self, block_nos: Iterable[int]) -> None:
-        """Remember that all chunks of these blocks are what their ids say."""
-        with self._state.transaction() as connection:
-            connection.executemany(
-                "INSERT OR IGNORE INTO sound_blocks VALUES (?)", [(no,) for no in block_nos]
-            )
-
-    def lost(self) -> dict[PackId, str]:
-        """Return the packs found damaged or gone, and why; not those a prune has marked."""
-        rows = self._state.connection.execute(
-            "SELECT pack_id, reason FROM lost_packs WHERE reason != ?", (MARKED,)
-        )
-        return {PackId(pack_id): reason for pack_id, reason in rows.fetchall()}
-
-    def mark_found(self, pack_ids: Iterable[PackId]) -> None:
-        """Rely again on packs that were lost and are whole; a prune's mark stays."""
-        with self._state.transaction() as connection:
-            connection.executemany(
-                "DELETE FROM lost_packs WHERE pack_id = ? AND reason != ?",
-                [(pack_id, MARKED) for pack_id in pack_ids],
-            )
-        self.reload()
-
-    def _bump_generation(self) -> None:
-        self._state.connection.execute(
-            "INSERT INTO facts VALUES ('generation', 1)"
-            " ON CONFLICT (name) DO UPDATE SET value = value + 1"
-        )
 
 
 def _insert_places(connection: sqlite3.Connection, places: list[tuple[bytes, int]]) -> None:

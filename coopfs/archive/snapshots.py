@@ -194,6 +194,9 @@ class SnapshotObjects(Records):
         unusable = self._take_in(opened)
         gone = known.keys() - listed
         missing = self._missing(gone, listed)
+        if missing:
+            self._heads.reload()  # somebody may have accepted it, in another process
+            missing = self._missing(gone, listed)
         if missing and not is_accepting:
             raise Rollback(rollback_message(missing, self._left(listed)))
         withheld = self._withheld(gone, listed, is_accepting=is_accepting)
