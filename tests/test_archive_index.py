@@ -285,3 +285,29 @@ def test_rows_kept_in_memory_are_bounded_by_their_chunks(
             assert len(kept) == 1 or sum(len(row.chunk_ids) for row in kept) <= 2
     index.reload()
     assert index._block_chunks == 0
+
+
+def test_a_pack_that_leaves_takes_its_own_rows_and_no_others(index: Index) -> None:
+    data, meta = s.indexed(s.data_pack()), s.indexed(s.meta_pack())
+    index.add_object(name("one"), listed(data))
+    index.add_object(name("two"), listed(meta))
+    twin = replace(data, pack_id=PackId(s.digest_of("twin")))  # the same chunks elsewhere
+    index.add_object(name("three"), listed(twin))
+    index.note_sound(
+        block.block_no for pack in index.packs() for block in index.blocks_of(pack.pack_no)
+    )
+
+    index.retain_objects([name("two"), name("three")])
+
+    connection = index._state.connection
+    left = {pack.pack_id: pack.pack_no for pack in index.packs()}
+    assert left.keys() == {meta.pack_id, twin.pack_id}
+    assert {no for (no,) in connection.execute("SELECT pack_no FROM blocks")} == {*left.values()}
+    for table in ("chunks", "sound_blocks"):
+        (strays,) = connection.execute(
+            f"SELECT count(*) FROM {table} WHERE block_no NOT IN (SELECT block_no FROM blocks)"  # noqa: S608  # of our own making
+        ).fetchone()
+        assert strays == 0, table
+    for content in s.CHUNKS:
+        (location,) = index.locate(s.KEYS.chunk_id(content))
+        assert index.block(location.block_no).pack_no == left[twin.pack_id]

@@ -15,7 +15,7 @@ from coopfs.format import encoding
 from coopfs.format.nodes import decode_tree_node
 from coopfs.format.survey import Survey, survey_block, survey_tree_node, survey_usual
 from coopfs.format.tree import Entry, Kind, Span, Totals, encode_entry
-from coopfs.ids import ChunkId, TreeId
+from coopfs.ids import ChunkId, SpanNodeId, TreeId
 
 sizes = st.integers(1, 130) | st.integers(1, 1 << 40)  # every spelling of a number
 numbers = st.sampled_from((0, 1, 127, 128, 255, 256, 65535, 65536, (1 << 32) - 1))
@@ -34,7 +34,7 @@ def usual_entries(draw: st.DrawFn) -> Entry:
         user=draw(owners),
         group=draw(owners),
     )
-    form = draw(st.sampled_from(("inline", "one", "many", "folder")))
+    form = draw(st.sampled_from(("inline", "one", "many", "root", "folder")))
     if form == "inline":
         content = draw(st.binary(max_size=255))
         return entry._replace(size=len(content), inline=content)
@@ -42,6 +42,8 @@ def usual_entries(draw: st.DrawFn) -> Entry:
         totals = Totals(*(draw(sizes) for _ in range(3)))
         owned = entry._replace(user=entry.user or b"ann", group=entry.group or b"staff")
         return owned._replace(kind=Kind.FOLDER, tree=TreeId(draw(ids)), totals=totals)
+    if form == "root":
+        return entry._replace(size=draw(sizes), span_root=SpanNodeId(draw(ids)))
     least, most = (1, 1) if form == "one" else (2, 66)
     lens = draw(st.lists(sizes, min_size=least, max_size=most))
     spans = tuple(Span(length, ChunkId(draw(ids))) for length in lens)

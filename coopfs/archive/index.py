@@ -363,18 +363,7 @@ class Index(PackStanding):
                 "SELECT pack_no FROM packs WHERE pack_no NOT IN (SELECT pack_no FROM pack_listings)"
             ).fetchall()
             for (pack_no,) in orphans:
-                connection.execute(
-                    "DELETE FROM chunks WHERE block_no IN"
-                    " (SELECT block_no FROM blocks WHERE pack_no = ?)",
-                    (pack_no,),
-                )
-                connection.execute(
-                    "DELETE FROM sound_blocks WHERE block_no IN"
-                    " (SELECT block_no FROM blocks WHERE pack_no = ?)",
-                    (pack_no,),
-                )
-                connection.execute("DELETE FROM blocks WHERE pack_no = ?", (pack_no,))
-                connection.execute("DELETE FROM packs WHERE pack_no = ?", (pack_no,))
+                _drop_pack(connection, pack_no)
             if orphans:
                 self._bump_generation()
         self.reload()
@@ -395,3 +384,22 @@ def _insert_places(connection: sqlite3.Connection, places: list[tuple[bytes, int
         (flat[start : start + step] for start in range(0, len(flat), step)),
     )
     connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?)", places[whole:])
+
+
+def _drop_pack(connection: sqlite3.Connection, pack_no: int) -> None:
+    """Delete the rows of a pack, of its blocks and of their chunks."""
+    blocks = connection.execute(
+        "SELECT block_no, chunks FROM blocks WHERE pack_no = ?", (pack_no,)
+    ).fetchall()
+    # By the whole key: by the block alone, all of the table is read for every pack.
+    places = sorted(
+        (chunks[start : start + PREFIX_LEN], block_no)
+        for block_no, chunks in blocks
+        for start in range(0, len(chunks) // (ID_LEN + 4) * ID_LEN, ID_LEN)
+    )
+    connection.executemany("DELETE FROM chunks WHERE prefix = ? AND block_no = ?", places)
+    connection.executemany(
+        "DELETE FROM sound_blocks WHERE block_no = ?", [(block_no,) for block_no, _ in blocks]
+    )
+    connection.execute("DELETE FROM blocks WHERE pack_no = ?", (pack_no,))
+    connection.execute("DELETE FROM packs WHERE pack_no = ?", (pack_no,))

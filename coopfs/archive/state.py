@@ -21,7 +21,7 @@ from coopfs.errors import CoopfsError, StateBusy
 SCHEMA_VERSION: Final = 4
 FILE_NAME: Final = "index.db"
 BUSY_TIMEOUT_S: Final = 60  # a mount and a snapshot may write at once; each holds it shortly
-MMAP_LEN: Final = 256 << 20  # bytes of the file SQLite may map: saves a copy a page, counts as ours
+MMAP_LEN: Final = 128 << 20  # bytes of the file SQLite may map: saves a copy a page, counts as ours
 
 _SCHEMA: Final = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;

@@ -35,7 +35,8 @@ def tree_references(node: bytes, what: str) -> References:
     """
     usual = survey_usual(node, what)
     if usual is not None:
-        return References([tree for _, tree, _ in usual.folders], usual.chunk_ids, [])
+        roots = [span_root for _, span_root in usual.rooted]
+        return References([tree for _, tree, _ in usual.folders], usual.chunk_ids, roots)
     trees: list[bytes] = []
     chunks: list[bytes] = []
     span_roots: list[bytes] = []

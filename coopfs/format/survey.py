@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import lt
 from typing import Final, NamedTuple
 
-from coopfs.errors import CoopfsError, ObjectCorrupt
+from coopfs.errors import CoopfsError
 from coopfs.format import encoding
 from coopfs.format.keys import ArchiveKeys
 from coopfs.format.nodes import decode_node, decode_tree_items
-from coopfs.format.tree import NO_NAMES, Entry, unflatten_spans
+from coopfs.format.tree import NO_NAMES, Entry
 
 # Canonical msgpack of what an entry is made of; every number has one spelling only.
 _SMALL: Final = rb"[\x00-\x7f]|\xcc[\x80-\xff]"
@@ -36,7 +36,7 @@ _INLINE: Final = b"|".join(re.escape(bytes((length,))) + b".{%d}" % length for l
 _FILE: Final = (
     rb"\x00%b\x07(?P<size>%b)\x08%b(?:\x11(?:\x92(?P=size)\xc4\x20(?P<id>.{32})"
     rb"|(?P<spans>(?:[\x94\x96\x98\x9a\x9c\x9e]|\xdc\x00[\x10-\x80])(?:%b%b){2,64}))"
-    rb"|\x10\xc4(?P<inline>%b))"
+    rb"|\x10\xc4(?P<inline>%b)|\x12\xc4\x20(?P<root>.{32}))"
 ) % (_OWNERS, _U63, _LONG, _U63, _ID, _INLINE)
 _FOLDER: Final = rb"\x01%b\x08%b\x13\xc4\x20(?P<tree>.{32})\x14(?P<totals>\x93%b%b%b)" % (
     _OWNERS, _LONG, _U63, _U63, _U63
@@ -44,9 +44,12 @@ _FOLDER: Final = rb"\x01%b\x08%b\x13\xc4\x20(?P<tree>.{32})\x14(?P<totals>\x93%b
 _ENTRY: Final = re.compile(
     rb"(\x8a\x00\xc4(.)([^\x00/]+)\x01(?:%b|%b))" % (_FILE, _FOLDER), re.DOTALL
 )
+_SPAN: Final = re.compile(rb"(%b)\xc4\x20(.{32})" % _U63, re.DOTALL)  # within what matched
+_ARRAY_16: Final = 0xDC  # the first byte of a list of 16 and more
 # Places in what findall() gives, after the first three.
 _FILE_OWNERS: Final = slice(0, 4)
-_FOLDER_OWNERS: Final = slice(8, 12)
+_CONTENTS: Final = slice(4, 9)
+_FOLDER_OWNERS: Final = slice(9, 13)
 _START: Final = b"\x82\x00\x00\x01"  # of a node of level 0; its entries follow
 
 
@@ -122,12 +125,13 @@ def survey_usual(node: bytes, what: str) -> Survey | None:
         or not NO_NAMES.isdisjoint(names)
         or not all(map(lt, names, names[1:]))
         or not _are_owners({*zip(*columns[_FILE_OWNERS], strict=True)})
-        or not _are_owners({*zip(*columns[_FOLDER_OWNERS], strict=True)})
     ):
         return None
-    contents, (trees, totals) = columns[4:8], columns[12:]
+    contents, (trees, totals) = columns[_CONTENTS], columns[-2:]
     folders: list[tuple[bytes, bytes, list[int]]] = []
     if any(trees):
+        if not _are_owners({*zip(*columns[_FOLDER_OWNERS], strict=True)}):
+            return None
         for name, tree, below in zip(names, trees, totals, strict=True):
             if tree:
                 folders.append((name, tree, _numbers(below[1:], 3, what)))
@@ -135,13 +139,14 @@ def survey_usual(node: bytes, what: str) -> Survey | None:
     ends = (names[0], names[-1])
     if not contents:
         return Survey(0, count, *ends, 0, 0, b"", (), folders, (), (), ())
-    sizes, ids, spans, inlines = contents
+    sizes, ids, spans, inlines, roots = contents
     values = _numbers(b"".join(sizes), len(sizes), what)
     size = sum(values)
     known = _chunks(values, ids, spans, inlines, what)
     if known is None:
         return None
-    return Survey(0, count, *ends, len(values), size, *known, folders, (), (), ())
+    rooted = [pair for pair in zip(values, roots, strict=True) if pair[1]] if any(roots) else ()
+    return Survey(0, count, *ends, len(values), size, *known, folders, rooted, (), ())
 
 
 def _entries_at(node: bytes) -> tuple[int, int]:
@@ -152,7 +157,7 @@ def _entries_at(node: bytes) -> tuple[int, int]:
     if 0x90 < first <= 0x9F:
         return 5, first & 15
     count = int.from_bytes(node[5:7], "big")
-    return (7, count) if first == 0xDC and count > 15 else (0, 0)
+    return (7, count) if first == _ARRAY_16 and count > 15 else (0, 0)
 
 
 def _are_owners(pairs: set[tuple[bytes, ...]]) -> bool:
@@ -166,7 +171,7 @@ def _are_owners(pairs: set[tuple[bytes, ...]]) -> bool:
 
 def _numbers(packed: bytes, count: int, what: str) -> list[int]:
     """Return *count* numbers whose canonical bytes are *packed*."""
-    header = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+    header = encoding.encode([0] * count)[: -count or None]  # a list of so many
     numbers: list[int] = encoding.decode(header + packed, what)
     return numbers
 
@@ -179,25 +184,31 @@ def _chunks(
     what: str,
 ) -> tuple[bytes, Sequence[int]] | None:
     """Return (chunk ids, lengths) of files' spans; None where something is amiss."""
-    lens = sizes
-    more = []
-    if b"" in ids:
-        lens = [size for size, chunk_id in zip(sizes, ids, strict=True) if chunk_id]
-        for size, packed, inline in zip(sizes, spans, inlines, strict=True):
-            if inline and len(inline) - 1 != size:
+    if b"" not in ids:
+        return None if min(sizes) == 0 else (b"".join(ids), sizes)
+    lens = [size for size, chunk_id in zip(sizes, ids, strict=True) if chunk_id]
+    several: list[tuple[int, int]] = []  # files of several spans: size, how many
+    pairs: list[tuple[bytes, bytes]] = []
+    for size, packed, inline in zip(sizes, spans, inlines, strict=True):
+        if inline and len(inline) - 1 != size:
+            return None
+        if packed:
+            is_short = packed[0] != _ARRAY_16
+            found = _SPAN.findall(packed, 1 if is_short else 3)
+            if 2 * len(found) != (packed[0] & 15 if is_short else packed[2]):
                 return None
-            if packed:
-                try:
-                    found = unflatten_spans(encoding.decode(packed, what), what)
-                except ObjectCorrupt:
-                    return None
-                if sum(span.length for span in found) != size:
-                    return None
-                lens += [span.length for span in found]
-                more += [span.chunk_id or b"" for span in found]  # no holes: see the pattern
+            several.append((size, len(found)))
+            pairs += found
+    more = _numbers(b"".join([length for length, _ in pairs]), len(pairs), what)
+    start = 0
+    for size, count in several:
+        if sum(more[start : start + count]) != size:
+            return None
+        start += count
+    lens += more
     if lens and min(lens) == 0:
         return None
-    return b"".join((*ids, *more)), lens
+    return b"".join((*ids, *(chunk_id for _, chunk_id in pairs))), lens
 
 
 def _of_entries(entries: Sequence[Entry]) -> Survey:

@@ -40,6 +40,12 @@ class NeedTable:
         self._is_known = is_known
         self._recent: set[int] = set()  # prefixes that are needed already
 
+    def clear(self) -> None:
+        """Forget everything; nothing may be asked any more."""
+        self._prefixes, self._flags = [], []
+        self._late.clear()
+        self._recent.clear()
+
     def add(self, chunk_ids: bytes) -> None:
         """Take in chunks, their ids back to back."""
         prefixes = self._prefixes

@@ -61,6 +61,11 @@ class Needs:
         is_same = generation == self._archive.index.generation
         return self._walk_new() or not is_same or known != self._archive.index.known_objects()
 
+    def release(self) -> None:
+        """Forget what is needed: index objects are written anew next, and take as much memory."""
+        self.table.clear()
+        self._archive.blocks.forget_memory()
+
     def _refresh(self) -> None:
         archive = self._archive
         # Snapshots before index objects: whatever a listed snapshot needs is then indexed.

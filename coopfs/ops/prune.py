@@ -115,6 +115,7 @@ def prune_archive(
             try:
                 run.mark(copier, admin)
                 run.delete(copier)
+                run.needs.release()
                 run.tidy_index(admin)
             finally:
                 run.totals.copied = copier.copied
