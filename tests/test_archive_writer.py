@@ -11,7 +11,8 @@ from archive_fixtures import Lab, lab
 
 from coopfs.archive import writer as writer_module
 from coopfs.archive.archive import Archive
-from coopfs.archive.writer import ArchiveWriter, DryRunWriter
+from coopfs.archive.dry_writer import DryRunWriter
+from coopfs.archive.writer import ArchiveWriter
 from coopfs.errors import ChunkMissing, CoopfsError, StoreFull, StoreUnavailable
 from coopfs.store.base import Kind
 from coopfs.store.faulty import SimulatedCrash

@@ -37,7 +37,7 @@ INDEX_CHUNKS: Final = 1 << 18  # in one index object: 10 MB, and 150 MB while it
 SMALL_LEN: Final = 4 << 20  # bytes of new chunks; so few are not worth another process
 
 
-class _Lane:
+class Lane:
     """The open block of one role."""
 
     def __init__(self, role: Role) -> None:
@@ -79,7 +79,7 @@ class ArchiveWriter:
         self._block_max = self._block_target + max(
             self._block_target, archive.config.chunker.max_len
         )
-        self._lanes = {role: _Lane(role) for role in PACK_ROLES}
+        self._lanes = {role: Lane(role) for role in PACK_ROLES}
         self._data = self._lanes[Role.DATA]
         self._meta = self._lanes[Role.META]
         self._packer: PackerProcess | None = None
@@ -155,7 +155,7 @@ class ArchiveWriter:
         """How many chunks are in no index object yet; bounds a flush's memory."""
         return len(self._pending)
 
-    def _append(self, lane: _Lane, chunk_id: bytes, content: Piece) -> None:
+    def _append(self, lane: Lane, chunk_id: bytes, content: Piece) -> None:
         length = len(content)
         self._pending.add(chunk_id)
         self.new_len += length
@@ -169,7 +169,7 @@ class ArchiveWriter:
 
     # --- blocks and packs -----------------------------------------------------
 
-    def _close_block(self, lane: _Lane) -> None:
+    def _close_block(self, lane: Lane) -> None:
         if not lane.pieces:
             return
         pieces, chunks = lane.pieces, lane.chunks
@@ -369,35 +369,6 @@ class ArchiveWriter:
             else:
                 self.save_span_node(node)
         return len(nodes)
-
-
-class DryRunWriter(ArchiveWriter):
-    """Counts what an :class:`ArchiveWriter` would store, and stores nothing."""
-
-    def _append(self, lane: _Lane, chunk_id: bytes, content: Piece) -> None:
-        self._pending.add(chunk_id)
-        self.new_len += len(content)
-
-    def _save_node(self, node_id: bytes, node: bytes, *, is_tree: bool) -> None:
-        if not self.has(node_id):
-            self._append(self._meta, node_id, node)
-
-    def _adopt_leftovers(self) -> None:
-        """Leave them to the next real run."""
-
-    @property
-    def pending_count(self) -> int:
-        """None: nothing is ever flushed."""
-        return 0
-
-    def flush(self) -> None:
-        """Nothing was stored."""
-
-    def salvage(self) -> None:
-        """Nothing was stored."""
-
-    def keep_unsent(self) -> None:
-        """Nothing was stored."""
 
 
 def _by_index_object(packs: Sequence[IndexedPack]) -> Iterator[tuple[IndexedPack, ...]]:

@@ -16,9 +16,10 @@ from typing import Final
 
 from coopfs import __version__
 from coopfs.archive.archive import Archive
+from coopfs.archive.dry_writer import DryRunWriter
 from coopfs.archive.lock import series_lock
 from coopfs.archive.snapshots import Snapshot
-from coopfs.archive.writer import ArchiveWriter, DryRunWriter
+from coopfs.archive.writer import ArchiveWriter
 from coopfs.errors import (
     CoopfsError,
     Interrupted,
