@@ -200,7 +200,12 @@ def test_a_server_killed_during_an_upload_and_a_read(root: Path) -> None:
         ThreadPoolExecutor(1) as pool,
     ):
         putting = pool.submit(put_new, store, data)
-        kill_and_start(lambda: [path for path in root.rglob(".tmp-*") if path.stat().st_size])
+
+        def has_begun() -> object:
+            assert not putting.done(), putting.result()  # which raises, if it has failed
+            return [path for path in root.rglob(".tmp-*") if path.stat().st_size]
+
+        kill_and_start(has_begun)
         name = putting.result(timeout=60)
         assert object_path(root, Kind.DATA, name).read_bytes() == data
         reading = pool.submit(store.get, Kind.DATA, name)
