@@ -164,7 +164,9 @@ def test_killed_anywhere_the_next_run_sends_nothing_twice(
         assert summary["read"] == 0
         assert summary["stored"] < 500_000
     packs = list((pair.other_path / "data").rglob("*/*"))
-    assert sum(p.stat().st_size for p in packs) < 5_000_000
+    # A pack that was put, and of which nobody could note that it was, is sent again.
+    most = 10_000_000 if kind is Kind.DATA else 5_000_000
+    assert sum(p.stat().st_size for p in packs) < most
     (ours,) = pair.snapshots("second")
     pair.expect_same(theirs, ours)
 
