@@ -54,12 +54,19 @@ class VsftpdServer(Server):
 _PYFTPDLIB = """
 import sys
 from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.filesystems import AbstractedFS
 from pyftpdlib.handlers import FTPHandler, ThrottledDTPHandler
 from pyftpdlib.servers import FTPServer
 port, password, rights, limit = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+class Unbuffered(AbstractedFS):
+    # What is left in a buffer when the disk is full fails once more when the file is
+    # closed; pyftpdlib then forgets to answer.
+    def open(self, filename, mode):
+        return open(filename, mode, buffering=0 if "b" in mode else -1)
 authorizer = DummyAuthorizer()
 authorizer.add_user("anna", password, "/", perm=rights)
 FTPHandler.authorizer = authorizer
+FTPHandler.abstracted_fs = Unbuffered
 FTPHandler.auth_failed_timeout = 0.1
 if limit:
     ThrottledDTPHandler.read_limit = ThrottledDTPHandler.write_limit = limit
