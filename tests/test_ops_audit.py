@@ -122,9 +122,11 @@ def test_an_archive_in_order_passes_and_is_read_from_the_store(taken: Lab) -> No
         result, bad = audit(archive)
         assert (result.is_passed, bad, result.bad_samples) == (True, {}, 0)
         assert result.samples == 299
-        assert result.read_len > 10_000_000
-        # Never from a cache, or it would show nothing.
-        assert store.requests["get", Kind.DATA] == result.samples + result.extra
+        # Each block once, however often it was drawn; never from a cache, or it would show nothing.
+        index = archive.index
+        blocks = sum(len(index.blocks_of(pack.pack_no)) for pack in index.packs())
+        assert blocks / 2 < store.requests["get", Kind.DATA] <= blocks
+        assert result.stored_len / 2 < result.read_len <= result.stored_len
         assert archive.index.lost() == {}
 
 

@@ -173,17 +173,18 @@ class _Check:
 
 
 def _checks(samples: Sequence[_Sample], prover: Prover) -> list[_Check]:
-    """Return what to ask: one proof for all samples in a pack where that can be had."""
+    """Return what to ask: one proof for all samples in a pack where that can be had.
+
+    A block that was drawn several times is read once.
+    """
     packs = {one.pack.pack_no: one.pack for one in samples if prover.can_ask(one.pack)}
     questions = prover.take(list(packs.values()))
-    drawn = Counter(one.pack.pack_no for one in samples if not one.is_extra)
+    in_pack = Counter(one.pack.pack_no for one in samples if not one.is_extra)
+    in_block = Counter(one.block.block_no for one in samples if not one.is_extra)
+    blocks = {one.block.block_no: one for one in samples if one.pack.pack_no not in questions}
     return [
-        *(_Check(packs[no], None, question, drawn[no]) for no, question in questions.items()),
-        *(
-            _Check(one.pack, one.block, 0, int(not one.is_extra))
-            for one in samples
-            if one.pack.pack_no not in questions
-        ),
+        *(_Check(packs[no], None, question, in_pack[no]) for no, question in questions.items()),
+        *(_Check(one.pack, one.block, 0, in_block[no]) for no, one in blocks.items()),
     ]
 
 
