@@ -10,7 +10,6 @@ as the chunk is in the other archive.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,18 +24,16 @@ from coopfs.archive.select import folder_name
 from coopfs.archive.snapshots import Snapshot
 from coopfs.archive.writer import ArchiveWriter
 from coopfs.errors import DataError, FormatUnsupported, ObjectNotFound, WrongKey
-from coopfs.format.body import seal_body
-from coopfs.format.keys import Role, SigningKey
+from coopfs.format.keys import SigningKey
 from coopfs.format.nodes import SpanTreeBuilder, TreeBuilder
-from coopfs.format.snapshot import Origin, OriginKind, SnapshotFacts, State, encode_snapshot
+from coopfs.format.snapshot import Origin, OriginKind, SnapshotFacts, State
 from coopfs.format.tree import Entry, Span
 from coopfs.ids import ArchiveId, ChunkId, SnapshotId, TreeId, short_hex
 from coopfs.ops.amend import Change, amend_snapshots
 from coopfs.ops.copied_chunks import CopiedChunks
 from coopfs.ops.feed import BlockFeed, checked_chunk
 from coopfs.ops.progress import Progress
-from coopfs.ops.secure import is_stale, secure_tree
-from coopfs.store.base import Kind as StoreKind
+from coopfs.ops.secure import put_snapshot, secure_tree
 
 AHEAD: Final = 4096  # chunks announced and not yet taken
 FLUSH_LEN: Final = 256 << 20  # bytes stored between index objects: so much is never sent twice
@@ -332,23 +329,12 @@ class _Run:
         writer.flush()
         self._chunks.flush()
         target.heads.reload()
-        while True:
-            read_s = secure_tree(target, writer, root, self._generation, self._begun_s)
-            body = encode_snapshot(self._facts(snapshot, root))
-            sealed = seal_body(
-                target.keys,
-                self._signer,
-                Role.SNAPSHOT,
-                target.config.archive_id,
-                body,
-                os.urandom(32),
-            )
-            if not is_stale(read_s):
-                break
-        target.store.put(StoreKind.SNAPSHOTS, sealed.object_id, sealed.data)
-        copy = target.objects.add_own(SnapshotId(sealed.object_id), body)
-        if is_stale(read_s):
-            secure_tree(target, writer, root, self._generation, self._begun_s)
+        copy = put_snapshot(
+            target,
+            self._signer,
+            lambda: secure_tree(target, writer, root, self._generation, self._begun_s),
+            lambda: self._facts(snapshot, root),
+        )
         if snapshot.is_held:
             admin = self._signer if copy.is_vouched else None
             amend_snapshots(target, [copy], Change(is_held=True), admin)

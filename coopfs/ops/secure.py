@@ -1,4 +1,4 @@
-"""Just before a snapshot is put: every chunk it relies on is in a usable pack.
+"""A snapshot is put, and just before: every chunk it relies on is in a usable pack.
 
 A prune may have marked packs while the run was going on, or a writer may have been
 distrusted; what is needed of such packs is stored anew.  Free when there are none.
@@ -6,15 +6,21 @@ distrusted; what is needed of such packs is stored anew.  Free when there are no
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from typing import Final
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.sightings import boottime_s
+from coopfs.archive.snapshots import Snapshot
 from coopfs.archive.writer import ArchiveWriter
 from coopfs.errors import DataError, WrongKey
+from coopfs.format.body import seal_body
+from coopfs.format.keys import Role, SigningKey
 from coopfs.format.nodes import decode_span_node, decode_tree_node
-from coopfs.ids import ObjectId, TreeId, WriterId, short_hex
+from coopfs.format.snapshot import SnapshotFacts, encode_snapshot
+from coopfs.ids import ObjectId, SnapshotId, TreeId, WriterId, short_hex
 from coopfs.store.base import Kind
 
 GRACE_S: Final = 7 * 24 * 3600  # a prune's default; marked packs are kept at least so long
@@ -57,6 +63,37 @@ def secure_tree(
             continue
         if not is_stale(archive.index_read_s):
             return archive.index_read_s
+
+
+def put_snapshot(
+    archive: Archive,
+    signer: SigningKey,
+    secure: Callable[[], float],
+    facts: Callable[[], SnapshotFacts],
+) -> Snapshot:
+    """Put a snapshot object: the one moment from which the snapshot exists.
+
+    *secure* does as :func:`secure_tree` for its root, *facts* says what the object is to
+    hold; both may be called again.
+
+    Raises as :func:`secure_tree`.
+    """
+    while True:
+        # Just before: whatever a prune has marked meanwhile is stored anew.
+        read_s = secure()
+        body = encode_snapshot(facts())
+        sealed = seal_body(
+            archive.keys, signer, Role.SNAPSHOT, archive.config.archive_id, body, os.urandom(32)
+        )
+        if not is_stale(read_s):
+            break
+    archive.store.put(Kind.SNAPSHOTS, sealed.object_id, sealed.data)
+    snapshot = archive.objects.add_own(SnapshotId(sealed.object_id), body)
+    if is_stale(read_s):
+        # Suspended within the put, or a slow line: a prune that did not see this
+        # snapshot yet may have marked and deleted what it relies on.
+        secure()
+    return snapshot
 
 
 def check_trusted(archive: Archive) -> None:

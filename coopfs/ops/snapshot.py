@@ -7,7 +7,6 @@ order (packs, index object, snapshot object, local state).  The walk itself is
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,9 +27,8 @@ from coopfs.errors import (
     UsageError,
     WrongKey,
 )
-from coopfs.format.body import seal_body
 from coopfs.format.chunker import Chunker
-from coopfs.format.keys import Role, SigningKey
+from coopfs.format.keys import SigningKey
 from coopfs.format.snapshot import (
     ClockFacts,
     SnapshotFacts,
@@ -44,13 +42,12 @@ from coopfs.ops.content import ContentReader
 from coopfs.ops.folder import WalkRules
 from coopfs.ops.progress import Progress
 from coopfs.ops.salvage import Salvage
-from coopfs.ops.secure import check_trusted, is_stale, secure_tree
+from coopfs.ops.secure import check_trusted, put_snapshot, secure_tree
 from coopfs.ops.source_paths import SourceStorer
 from coopfs.ops.suspicion import snapshot_doubts
 from coopfs.ops.tally import Tally
 from coopfs.ops.walk import FormerTreeDamaged, Walker
 from coopfs.ops.witness import Witnesses
-from coopfs.store.base import Kind as StoreKind
 
 CHECKPOINT_LEN: Final = 256 << 20  # bytes stored; at most this much is read again after kill -9
 CHECKPOINT_CHUNKS: Final = 200_000  # ids kept in memory until the next index object: 30 MB
@@ -345,36 +342,20 @@ class _Run:
         return secure_tree(self._archive, self._writer, root, self._generation, self._begun_s)
 
     def _commit(self, root: TreeId, state: State) -> tuple[SnapshotFacts, Snapshot | None]:
-        """Put the snapshot object: the one moment from which the snapshot exists."""
-        archive = self._archive
+        """Store what is left to store, then the snapshot object."""
         if state is State.COMPLETE:
             self._clock.facts(LATE_S)  # a short run may be over before the answers are here
         if self._request.is_dry_run:
             return self._facts(root, state), None
         self._flush()
-        while True:
-            # Just before: whatever a prune has marked meanwhile is stored anew.
-            read_s = self._secure(root)
-            facts = self._facts(root, state)
-            body = encode_snapshot(facts)
-            sealed = seal_body(
-                archive.keys,
-                self._signer,
-                Role.SNAPSHOT,
-                archive.config.archive_id,
-                body,
-                os.urandom(32),
-            )
-            if not is_stale(read_s):
-                break
-        archive.store.put(StoreKind.SNAPSHOTS, sealed.object_id, sealed.data)
-        snapshot = archive.objects.add_own(SnapshotId(sealed.object_id), body)
-        if is_stale(read_s):
-            # Suspended within the put, or a slow line: a prune that did not see this
-            # snapshot yet may have marked and deleted what it relies on.
-            self._secure(root)
+        snapshot = put_snapshot(
+            self._archive,
+            self._signer,
+            lambda: self._secure(root),
+            lambda: self._facts(root, state),
+        )
         if state is State.COMPLETE:
             # All that was walked was looked at; what was not may rely on packs that are gone.
             since_ns = self._start_ns if self._walker.must_look else None
             self._witnesses.confirm(self._generation, since_ns=since_ns)
-        return facts, snapshot
+        return snapshot.facts, snapshot
