@@ -97,7 +97,7 @@ def test_answers_that_have_come_are_not_waited_for(
     expected = alone(archive[0], monkeypatch)
 
     def after_all_have_come(self: SurveyProcess) -> bool:
-        return bool(self._block_nos) and bool(self._poll.poll(10_000))
+        return bool(self._block_nos) and bool(self._child._poll.poll(10_000))
 
     monkeypatch.setattr(SurveyProcess, "has_news", property(after_all_have_come))
     assert said(archive[0]) == expected

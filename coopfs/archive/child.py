@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import signal
 import struct
 import subprocess
@@ -60,11 +61,34 @@ class Child:
         if process.stdin is None or process.stdout is None:
             raise AssertionError("both were asked for")
         self.process = process
+        self.is_dead = False  # or to be taken for it: nothing more is read from it
         self.to_child: BinaryIO = process.stdin  # type: ignore[assignment]  # IO[bytes]
         self.from_child: BinaryIO = process.stdout  # type: ignore[assignment]  # IO[bytes]
+        self._poll = select.poll()
+        self._poll.register(self.from_child, select.POLLIN)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether :meth:`receive` would return at once."""
+        return bool(self.is_dead or self._poll.poll(0))
+
+    def send(self, message: list[Any]) -> None:
+        """Send a message; where that fails, :meth:`receive` says so.  One thread at a time."""
+        with suppress(OSError, ValueError):
+            write_message(self.to_child, message)
+
+    def receive(self) -> Any:
+        """Wait for the next message; None when the process has died."""
+        message = None
+        if not self.is_dead:
+            with suppress(OSError, CoopfsError):
+                message = read_message(self.from_child)
+        self.is_dead = message is None
+        return message
 
     def close(self) -> None:
         """End the process at once; what it has not finished is dropped."""
+        self.is_dead = True
         with suppress(OSError):  # it may be gone already
             self.to_child.close()
         self.process.kill()

@@ -11,13 +11,11 @@ memory; who uses which is the parent's to know.
 
 from __future__ import annotations
 
-import select
 import threading
-from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from coopfs.archive.child import Child, child_pipes, read_message, write_message
-from coopfs.archive.index_rows import BlockInfo, PackInfo
+from coopfs.archive.index_rows import BlockInfo, PackInfo, block_facts
 from coopfs.errors import CoopfsError
 from coopfs.format.codec import decompress
 from coopfs.format.keys import ArchiveKeys
@@ -54,30 +52,30 @@ class DecoderProcess:
         self._room = -(-(block_max + TAG_LEN) // _PAGE) * _PAGE
         self._slots_start = inlets * self._room
         self._child = Child(__name__, (inlets + slots) * self._room)
-        self._poll = select.poll()
-        self._poll.register(self._child.from_child, select.POLLIN)
         self._lock = threading.Lock()
         self._is_ready = False
-        self.is_dead = False
-        with suppress(OSError):  # then reading says so
-            write_message(self._child.to_child, [keys.archive_key])
+        self._child.send([keys.archive_key])
 
     def close(self) -> None:
         """End the process."""
-        self.is_dead = True
         self._child.close()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self._child.is_dead
 
     @property
     def is_ready(self) -> bool:
         """Whether it has started; before that, waiting for it would take longer."""
-        if not self._is_ready and not self.is_dead and self._poll.poll(0):
-            self._is_ready = self._read() == [_READY]
+        if not self._is_ready and not self.is_dead and self._child.has_news:
+            self._is_ready = self._child.receive() == [_READY]
         return self._is_ready and not self.is_dead
 
     @property
     def has_news(self) -> bool:
         """Whether :meth:`receive` would return at once."""
-        return bool(self.is_dead or self._poll.poll(0))
+        return self._child.has_news
 
     def plain(self, slot: int) -> memoryview:
         """Return the slot; the block is at its start."""
@@ -90,37 +88,18 @@ class DecoderProcess:
         """Have one block decoded into *slot*; :meth:`receive` says when it is done."""
         start = inlet * self._room
         self._child.shared[start : start + len(sealed)] = sealed
-        lengths = [b - a for a, b in zip(info.chunk_offsets, info.chunk_offsets[1:], strict=False)]
-        message = [
-            slot,
-            start,
-            len(sealed),
-            self._slots_start + slot * self._room,
-            pack.header.encode(),
-            info.ordinal,
-            info.codec,
-            info.plain_len,
-            b"".join(info.chunk_ids),
-            lengths,
-        ]
-        with self._lock, suppress(OSError, ValueError):  # then reading says so
-            write_message(self._child.to_child, message)
+        plain_start = self._slots_start + slot * self._room
+        message = [slot, start, len(sealed), plain_start, *block_facts(info, pack)]
+        with self._lock:
+            self._child.send(message)
 
     def receive(self) -> Decoded | None:
         """Wait for the next block to be done; None when the process has died."""
-        message = self._read()
+        message = self._child.receive()
         if message is None:
             return None
         slot, bad = message
         return Decoded(slot, None if bad is None else frozenset(bad))
-
-    def _read(self) -> list[Any] | None:
-        message: list[Any] | None = None
-        if not self.is_dead:
-            with suppress(OSError, CoopfsError):
-                message = read_message(self._child.from_child)
-        self.is_dead = message is None
-        return message
 
 
 class _Decoder:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
 
 from coopfs.format.keys import Role
 from coopfs.format.pack import PACK_ROLES, Directory
@@ -53,6 +54,16 @@ class PackInfo:
     def is_meta(self) -> bool:
         """Whether it holds tree and span nodes, not file content."""
         return self.header.role is Role.META
+
+
+def block_facts(block: BlockInfo, pack: PackInfo) -> list[Any]:
+    """Return what another process must be told to open a block and to know its chunks.
+
+    In order: header, ordinal, codec, plain length, ids back to back, lengths.
+    """
+    lengths = [end - start for start, end in pairwise(block.chunk_offsets)]
+    ids = b"".join(block.chunk_ids)
+    return [pack.header.encode(), block.ordinal, block.codec, block.plain_len, ids, lengths]
 
 
 SELECT_PACK: Final = "SELECT pack_no, pack_id, size, header, writer_id FROM packs"

@@ -15,7 +15,6 @@ from __future__ import annotations
 import mmap
 import os
 import queue
-import select
 import subprocess
 import threading
 from collections import deque
@@ -94,15 +93,13 @@ class PackerProcess:
         self._send_lock = threading.Lock()
         self._child = Child(__name__, layout.size, block_max)
         self._shared = self._child.shared
-        self._poll = select.poll()
-        self._poll.register(self._child.from_child, select.POLLIN)
         self._send([_KEYS, keys.archive_key, signer.seed, effort.word, effort.is_near])
 
     def submit(self, role: Role, pieces: Iterable[Piece], chunks: Chunks) -> None:
         """Hand over one block: *pieces* back to back, cut into *chunks*."""
         while not self._free:
             self._receive()
-        while self._poll.poll(0):
+        while self._child.has_news:
             self._receive()
         slot = self._free.popleft()
         end = self._layout.block(slot)

@@ -7,13 +7,10 @@ needs it reads it by itself, and then says what is wrong.
 
 from __future__ import annotations
 
-import select
-from contextlib import suppress
-from itertools import pairwise
 from typing import Any, Final
 
 from coopfs.archive.child import Child, child_pipes, read_message, write_message
-from coopfs.archive.index_rows import BlockInfo, PackInfo
+from coopfs.archive.index_rows import BlockInfo, PackInfo, block_facts
 from coopfs.errors import CoopfsError
 from coopfs.format import encoding
 from coopfs.format.codec import decompress
@@ -35,28 +32,23 @@ class SurveyProcess:
     def __init__(self, keys: ArchiveKeys) -> None:
         """Start the process (CoopfsError)."""
         self._child = Child(__name__, PLACES * PLACE_LEN)
-        self._poll = select.poll()
-        self._poll.register(self._child.from_child, select.POLLIN)
         self._free = list(range(PLACES))
         self._block_nos: dict[int, int] = {}  # place -> block
-        self.is_dead = False
-        with suppress(OSError):  # then reading says so
-            write_message(self._child.to_child, [keys.archive_key])
+        self._child.send([keys.archive_key])
 
     def close(self) -> None:
         """End the process."""
-        self.is_dead = True
         self._child.close()
 
     @property
     def has_room(self) -> bool:
         """Whether :meth:`send` may be called."""
-        return bool(self._free) and not self.is_dead
+        return bool(self._free) and not self._child.is_dead
 
     @property
     def has_news(self) -> bool:
         """Whether :meth:`receive` would return at once."""
-        return bool(self.is_dead or self._poll.poll(0))
+        return self._child.has_news
 
     def send(self, info: BlockInfo, pack: PackInfo, sealed: bytes | memoryview) -> None:
         """Have one block surveyed; it must fit into a place."""
@@ -64,20 +56,12 @@ class SurveyProcess:
         self._block_nos[place] = info.block_no
         start = place * PLACE_LEN
         self._child.shared[start : start + len(sealed)] = sealed
-        lengths = [b - a for a, b in pairwise(info.chunk_offsets)]
-        message = [place, len(sealed), pack.header.encode(), info.ordinal, info.codec]
-        message += [info.plain_len, b"".join(info.chunk_ids), lengths]
-        with suppress(OSError, ValueError):  # then reading says so
-            write_message(self._child.to_child, message)
+        self._child.send([place, len(sealed), *block_facts(info, pack)])
 
     def receive(self) -> tuple[int, Surveys] | None:
         """Wait for a block: its number, what is in it.  None: the process has died."""
-        message = None
-        if not self.is_dead:
-            with suppress(OSError, CoopfsError):
-                message = read_message(self._child.from_child)
+        message = self._child.receive()
         if message is None:
-            self.is_dead = True
             return None
         place, length = message
         start = place * PLACE_LEN
