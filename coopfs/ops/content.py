@@ -47,6 +47,7 @@ class ContentReader:
         self._chunker = chunker
         self._on_read = on_read
         self._least = chunker.min_len
+        self._plain_max = SPANS_MAX * chunker.min_len  # never more than SPANS_MAX chunks
         # A cut is certain once max_len bytes follow its start: fewer at a time and the
         # reading would not move on.
         self._read_len = max(READ_LEN, 2 * chunker.max_len)
@@ -70,7 +71,20 @@ class ContentReader:
                     return Content(length, length, None, data, None, None)
                 span = Span(length, self._writer.save_chunk(data))
                 return Content(length, length, None, None, (span,), None)
+        elif size <= self._plain_max and allocated * SPARSE_UNIT >= size:
+            data = os.pread(fd, size + 1, 0)
+            if len(data) == size:
+                return self._save_all(data)
         return self._read_segments(fd, size, is_sparse=allocated * SPARSE_UNIT < size)
+
+    def _save_all(self, data: bytes) -> Content:
+        """Store a whole file of few chunks: nine of ten that are too long for one."""
+        size, view, save = len(data), memoryview(data), self._writer.save_chunk
+        spans = [
+            Span(n, save(view[at : at + n])) for at, n in self._chunker.cut(view, is_last=True)
+        ]
+        self._on_read(size)
+        return Content(size, size, None, None, tuple(spans), None)
 
     def _read_segments(self, fd: int, size: int, *, is_sparse: bool) -> Content:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
