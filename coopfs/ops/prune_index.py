@@ -25,7 +25,7 @@ from coopfs.store.base import Kind
 
 OBJECTS_MAX: Final = 64  # live index objects; beyond, they are consolidated (DESIGN)
 DEAD_SHARE: Final = 0.25  # of an object's packs gone: it is written anew without them
-MARKS_MAX: Final = 1 << 20  # in one object: 32 MB
+MARKS_MAX: Final = 1 << 18  # in one object: 9 MB
 
 
 def put_index_object(
