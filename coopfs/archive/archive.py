@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -118,6 +119,7 @@ class Archive:
         Raises:
             NotAStore: there is no archive in the store.
             WrongKey: it is another archive, or its config was altered.
+            SignatureInvalid: its config was replaced by somebody who has the archive key.
             FormatUnsupported: written by a newer coopfs.
             StoreUnavailable: the store cannot be reached.
         """
@@ -140,6 +142,7 @@ class Archive:
                 f"{store.address}: holds archive {short_hex(config.archive_id)}, "
                 f"not {short_hex(settings.archive_id)} as configured for {settings.name!r}"
             )
+        _check_as_before(dirs, settings, ring.keys, config, store.address)
         archive = cls(dirs, settings, ring, store, config, memory_len, is_uncached=is_uncached)
         archive.away = away
         if not away:
@@ -350,6 +353,27 @@ class Archive:
         if entry.span_root is not None:
             return iter_spans(entry.span_root, self.load_span_node)
         return iter(entry.spans or ())
+
+
+def _check_as_before(
+    dirs: Dirs, settings: ArchiveSettings, keys: ArchiveKeys, config: ArchiveConfig, address: str
+) -> None:
+    """Refuse (SignatureInvalid) a config that is not the one this machine has seen before.
+
+    Every host has the key of its checksum.  A hacked one that can write to the store would
+    put an admin key of its own into it, and then be obeyed by all others.
+    """
+    # A copy's, too, is the one that the archive's own store has shown.
+    for home in {settings, replace(settings, store=settings.home or settings.store)}:
+        known = known_config(dirs, home, keys)
+        if known is not None and known != config:
+            what = "admin key" if known.admin_public_key != config.admin_public_key else "config"
+            raise SignatureInvalid(
+                f"{address}: its {what} is another than when this machine saw it last, which "
+                "nothing in coopfs does: somebody who has the archive key, such as a hacked host, "
+                "has replaced the config; nothing there is to be trusted before it is put back. "
+                f"As it was, it lies in {home.state_folder(dirs) / KEPT_CONFIG}"
+            )
 
 
 def known_config(dirs: Dirs, settings: ArchiveSettings, keys: ArchiveKeys) -> ArchiveConfig | None:
