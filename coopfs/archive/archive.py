@@ -21,6 +21,7 @@ from coopfs.archive.cache import BlockCache
 from coopfs.archive.heads import Heads
 from coopfs.archive.index import Index
 from coopfs.archive.keyring import KeyRing
+from coopfs.archive.listings import settle_contradictions
 from coopfs.archive.settings import ArchiveSettings
 from coopfs.archive.sightings import boottime_s
 from coopfs.archive.snapshots import Snapshot, SnapshotObjects
@@ -199,6 +200,7 @@ class Archive:
             if self.index.retain_objects(listed - gone, known) or gone:
                 continue  # a prune is replacing them: list again
             break
+        self.warnings += settle_contradictions(self.index, self.keys, self.store)
         self.index.reload_if_changed()
         if self.index.generation != generation:
             self.drop_idle_metadata()

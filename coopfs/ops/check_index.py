@@ -45,7 +45,8 @@ class IndexCheck:
         self._totals = totals
         self._sizes: dict[ObjectId, int] = {}  # of the packs in the store
         self._local = _LocalIndex(archive)
-        self._local_differs = 0
+        self._local_differs: set[PackId] = set()
+        self._contradicted: set[PackId] = set()  # listed in ways that differ
         self._marked: set[PackId] = set()  # by a prune
         self._distrusted: set[WriterId] = set()
         self.packs: dict[PackId, PackFacts] = {}  # that are in the store
@@ -83,11 +84,13 @@ class IndexCheck:
         self._totals.index_objects = len(live)
         self._totals.marked_packs = len(self._marked & {PackId(name) for name in self._sizes})
         self._count_unindexed()
-        if self._local_differs:
+        # Of several listings the local index has the one that the pack itself gives.
+        differing = self._local_differs - self._contradicted
+        if differing:
             self._findings.damage(
                 Subject.LOCAL,
                 b"",
-                f"local index: {self._local_differs} packs are not as the store has them; remove "
+                f"local index: {len(differing)} packs are not as the store has them; remove "
                 f"{self._archive.state_folder / 'index.db'}, it is rebuilt from the store",
             )
 
@@ -113,7 +116,8 @@ class IndexCheck:
                 self._table.add(pack.directory.chunk_ids, pack.directory.chunk_lens)
                 if pack.header.role is Role.META:
                     readable_meta.append(pack)
-            self._local_differs += self._local.differs(name, pack)
+            if self._local.differs(name, pack):
+                self._local_differs.add(pack.pack_id)
         # Trees are then found through what the store's own index objects say.
         self._fresh.index.add_object(
             name, replace(content, packs=tuple(readable_meta), marked=(), replaces=())
@@ -127,6 +131,7 @@ class IndexCheck:
         seen = self.packs.get(pack_id)
         if seen is not None or pack_id in self.missing:
             if seen is not None and (seen.digest, seen.size) != (facts.digest, facts.size):
+                self._contradicted.add(pack_id)
                 is_known = lister in self._distrusted
                 (self._findings.note if is_known else self._findings.damage)(
                     Subject.INDEX,
