@@ -24,7 +24,8 @@ from archive_fixtures import (
 )
 from checked import no_passphrase
 
-from coopfs.archive.archive import KEPT_CONFIG, Archive
+from coopfs.archive.archive import Archive
+from coopfs.archive.kept_config import KEPT_CONFIG
 from coopfs.archive.keyring import load_keyring
 from coopfs.archive.settings import load_settings
 from coopfs.archive.snapshots import Snapshot

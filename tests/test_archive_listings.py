@@ -17,7 +17,8 @@ from coopfs.archive.archive import Archive
 from coopfs.format.body import seal_body
 from coopfs.format.index import IndexedPack, IndexObject, encode_index
 from coopfs.format.keys import Role
-from coopfs.format.pack import decode_directory, encode_directory_body
+from coopfs.format.pack import BlockDraft, decode_directory, encode_directory_body
+from coopfs.ids import PackId
 from coopfs.ops import prune_index
 from coopfs.ops.audit import AuditRequest, audit_archive
 from coopfs.ops.progress import NoProgress
@@ -143,6 +144,23 @@ def test_a_pack_said_to_be_empty_stays_while_something_in_it_cannot_be_read(
         prune(archive, 0, warnings=warnings)
         assert true.pack_id not in packs_in_store(archive)
     assert expect_all_readable(lab) == 1
+
+
+def test_a_small_object_cannot_fill_the_local_index_of_all_others(lab: Lab, bob: Lab) -> None:
+    number = 2000
+    with bob.open() as (archive, _):
+        pack = listed(archive)[0]
+        signer = archive.ring.writer()
+        assert signer is not None
+        again = [BlockDraft(0, b"c", 1, ((bytes(32), 1),))] * number
+        directory = encode_directory_body(again, signer.writer_id, bytes(32))
+        false = decode_directory(directory, bytes(64), "false listing")
+        put_listing(archive, replace(pack, pack_id=PackId(bytes(32)), directory=false))
+    with lab.open() as (archive, _):
+        (warning,) = archive.warnings
+        assert f"writer {signer.writer_id.hex()[:8]} lists the same chunks" in warning
+        (blocks,) = archive.state.connection.execute("SELECT COUNT(*) FROM blocks").fetchone()
+        assert blocks < number
 
 
 def test_repair_finds_what_a_distrusted_writer_alone_lists_falsely(lab: Lab, bob: Lab) -> None:

@@ -19,6 +19,7 @@ from coopfs.ids import ID_LEN, WRITER_ID_LEN, ObjectId, PackId, WriterId
 MAX_PACKS: Final = 1 << 20
 MAX_NAMES: Final = 1 << 22
 MAX_AUDIT_ANSWERS: Final = 1024
+REPEATS_MIN: Final = 1000  # chunks; fewer harm nobody
 _KNOWN = frozenset(range(5))
 _KNOWN_PACK = frozenset(range(6))
 
@@ -100,6 +101,16 @@ def _decode_pack(value: Any, what: str) -> IndexedPack:
         fields, 5, what, encoding.exact_bin(32, what), limit=MAX_AUDIT_ANSWERS
     )
     return IndexedPack(pack_id, size, header, directory, answers)
+
+
+def repeats_itself(index: IndexObject) -> bool:
+    """Tell whether chunks come again and again in what one writer lists, as never in earnest.
+
+    A writer stores a chunk once.  Listed a million times it takes 8 KB in the store, and a
+    hundred megabytes in the local index of every host.
+    """
+    ids = [chunk_id for pack in index.packs for chunk_id in pack.directory.chunk_ids]
+    return len(ids) > REPEATS_MIN and len(set(ids)) < len(ids) // 2
 
 
 def live_objects(objects: dict[ObjectId, Sequence[ObjectId]]) -> set[ObjectId]:
