@@ -65,6 +65,24 @@ def bob(lab: Lab) -> Lab:
 
 
 @pytest.mark.parametrize("what", ["size", "directory"])
+def test_a_check_names_the_writer_and_believes_the_packs(lab: Lab, bob: Lab, what: str) -> None:
+    with bob.open() as (archive, _):
+        bob_id = archive.ring.writer_id
+        false = [
+            replace(pack, size=pack.size + 4096) if what == "size" else emptied(archive, pack)
+            for pack in listed(archive)
+        ]
+        for _ in range(4):  # some are read before the true ones
+            put_listing(archive, *false)
+    with lab.open() as (archive, _):
+        checked = check(archive, 1.0)
+        assert len(checked.damages) == 4 * len(false)
+        for damage in checked.damages:
+            assert f"writer {bob_id.hex()[:8]} says of it what it does not" in damage.message
+        assert (checked.hurt, archive.index.lost()) == ([], {})
+
+
+@pytest.mark.parametrize("what", ["size", "directory"])
 def test_a_false_listing_harms_neither_audit_nor_check_nor_dedup(
     lab: Lab, bob: Lab, what: str
 ) -> None:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Final
 
 from coopfs.archive.archive import Archive
-from coopfs.archive.index_rows import PackInfo
+from coopfs.archive.index_rows import PackInfo, listing_digest
+from coopfs.archive.listings import read_listing
 from coopfs.errors import DataError, ObjectNotFound, WrongKey
 from coopfs.format.index import IndexedPack, IndexObject, live_objects
 from coopfs.format.keys import Role
@@ -112,6 +113,8 @@ class IndexCheck:
     def _take_object(self, name: ObjectId, content: IndexObject) -> None:
         readable_meta = []
         for pack in content.packs:
+            if self._is_refuted(pack, name, content.writer_id):
+                continue
             if self._take_pack(pack, name, content.writer_id):
                 self._table.add(pack.directory.chunk_ids, pack.directory.chunk_lens)
                 if pack.header.role is Role.META:
@@ -122,6 +125,27 @@ class IndexCheck:
         self._fresh.index.add_object(
             name, replace(content, packs=tuple(readable_meta), marked=(), replaces=())
         )
+
+    def _is_refuted(self, pack: IndexedPack, name: ObjectId, lister: WriterId) -> bool:
+        """Tell whether the pack says something else of itself; asked where the local index does."""
+        size = self._sizes.get(ObjectId(pack.pack_id))
+        if self._archive.index.has_listing(pack) is not False or size is None:
+            return False
+        try:
+            real = read_listing(self._archive.keys, self._store, pack.pack_id, size)
+        except (DataError, WrongKey, ObjectNotFound):
+            return False
+        if listing_digest(real) == listing_digest(pack):
+            return False
+        is_known = lister in self._distrusted
+        who = "a writer that is distrusted" if is_known else f"writer {short_hex(lister)}"
+        (self._findings.note if is_known else self._findings.damage)(
+            Subject.INDEX,
+            name,
+            f"pack {pack.pack_id.hex()}: the index object {short_hex(name)} by {who} says of it "
+            "what it does not say of itself",
+        )
+        return True
 
     def _take_pack(self, pack: IndexedPack, name: ObjectId, lister: WriterId) -> bool:
         """Take in one pack of an index object; tell whether it is new and there."""
