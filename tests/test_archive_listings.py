@@ -16,7 +16,7 @@ from coopfs.archive import archive as archive_module
 from coopfs.archive.archive import Archive
 from coopfs.format.body import seal_body
 from coopfs.format.index import IndexedPack, IndexObject, encode_index
-from coopfs.format.keys import Role
+from coopfs.format.keys import Role, writer_id_of
 from coopfs.format.pack import BlockDraft, decode_directory, encode_directory_body
 from coopfs.ids import PackId
 from coopfs.ops import prune_index
@@ -41,6 +41,10 @@ def listed(archive: Archive) -> list[IndexedPack]:
     """Return all packs as the store's index objects list them."""
     names = [info.name for info in archive.store.list(Kind.INDEX)]
     return [pack for name in names for pack in archive.read_index_object(name).packs]
+
+
+def contradicted(archive: Archive) -> list[PackId]:
+    return archive.index.contradicted(writer_id_of(archive.config.admin_public_key))
 
 
 def emptied(archive: Archive, pack: IndexedPack) -> IndexedPack:
@@ -94,7 +98,7 @@ def test_a_false_listing_harms_neither_audit_nor_check_nor_dedup(
         put_listing(archive, *false)
         bob_id = archive.ring.writer_id
     with lab.open() as (archive, _):
-        assert archive.index.contradicted() == []
+        assert contradicted(archive) == []
         (warning,) = archive.warnings
         assert f"writer {bob_id.hex()[:8]} says of {len(false)} packs" in warning
         result, bad = audit_archive(archive, AuditRequest(), NoProgress())
@@ -104,7 +108,7 @@ def test_a_false_listing_harms_neither_audit_nor_check_nor_dedup(
     assert lab.take().facts.counts.new == 0
     third = lab.second_host("carol")  # whichever of the two it reads first
     with third.open() as (archive, _):
-        assert archive.index.contradicted() == []
+        assert contradicted(archive) == []
         assert audit_archive(archive, AuditRequest(), NoProgress())[0].is_passed
 
 
@@ -116,9 +120,24 @@ def test_what_cannot_be_decided_stays_until_it_can(lab: Lab, bob: Lab) -> None:
             store.truncate(Kind.DATA, pack_id, 200)
         archive.refresh()
         assert archive.warnings == []
-        assert set(archive.index.contradicted()) == packs_in_store(archive)
+        assert set(contradicted(archive)) == packs_in_store(archive)
     with lab.open() as (archive, _):
-        assert archive.index.contradicted() == []
+        assert contradicted(archive) == []
+
+
+def test_what_one_writer_says_of_packs_that_nobody_has_costs_nobody_requests(
+    lab: Lab, bob: Lab
+) -> None:
+    with bob.open() as (archive, _):
+        pack = listed(archive)[0]
+        for size in (pack.size, pack.size + 1):
+            put_listing(archive, *(replace(pack, pack_id=PackId(bytes([n]) * 32), size=size)
+                                   for n in range(50)))  # fmt: skip
+    with lab.open(refresh=False) as (archive, store):
+        store.requests.clear()
+        archive.refresh()
+        assert store.requests["size", Kind.DATA] == store.requests["get", Kind.DATA] == 0
+        assert archive.index.pack_count > 100
 
 
 def test_a_prune_does_not_sign_a_false_listing(
@@ -192,7 +211,7 @@ def test_repair_finds_what_a_distrusted_writer_alone_lists_falsely(lab: Lab, bob
     ran = lab.host.ok("--json", "repair").lines()[-1]
     assert len(ran["recovered"]) == len(false)
     with lab.open() as (archive, _):
-        assert archive.index.contradicted() == []
+        assert contradicted(archive) == []
         assert check(archive, 1.0).damages == []
         assert {p.directory.chunk_ids for p in listed(archive)} > {()}
     assert expect_all_readable(lab) == 2

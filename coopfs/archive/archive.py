@@ -188,7 +188,8 @@ class Archive:
             if self.index.retain_objects(listed - gone, known) or gone:
                 continue  # a prune is replacing them: list again
             break
-        self.warnings += settle_contradictions(self.index, self.keys, self.store)
+        admin_id = writer_id_of(self.config.admin_public_key)
+        self.warnings += settle_contradictions(self.index, self.keys, self.store, admin_id)
         self.index.reload_if_changed()
         if self.index.generation != generation:
             self.drop_idle_metadata()

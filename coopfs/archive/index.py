@@ -29,7 +29,7 @@ from coopfs.archive.standing import MARKED, PackStanding
 from coopfs.archive.state import State
 from coopfs.errors import ChunkMissing
 from coopfs.format.index import IndexedPack, IndexObject
-from coopfs.ids import ID_LEN, ChunkId, ObjectId, PackId, WriterId, short_hex
+from coopfs.ids import ID_LEN, ChunkId, ObjectId, short_hex
 
 BLOCKS_KEPT: Final = 1024  # decoded block rows in memory, ~6 KB each
 ROW_CHUNKS_KEPT: Final = 100_000  # in those, ~110 bytes each: blocks of nodes have a thousand
@@ -366,37 +366,3 @@ class Index(PackStanding):
                 self._bump_generation()
         self.reload()
         return bool(again)
-
-    # --- packs that are listed in several ways ----------------------------------
-
-    def contradicted(self) -> list[PackId]:
-        """Return the packs that index objects list in ways which differ."""
-        rows = self._state.connection.execute(
-            "SELECT pack_id FROM packs GROUP BY pack_id HAVING COUNT(*) > 1"
-        )
-        return [PackId(row[0]) for row in rows.fetchall()]
-
-    def has_listing(self, pack: IndexedPack) -> bool | None:
-        """Tell whether the pack is listed in exactly this way; None: it is not listed at all."""
-        rows = self._state.connection.execute(
-            "SELECT listing FROM packs WHERE pack_id = ?", (pack.pack_id,)
-        ).fetchall()
-        return (listing_digest(pack),) in rows if rows else None
-
-    def drop_other_listings(self, pack: IndexedPack) -> set[WriterId]:
-        """Drop every listing of the pack but this one; return whose index objects had them."""
-        with self._state.transaction() as connection:
-            rows = connection.execute(
-                "SELECT pack_no, index_objects.writer_id FROM packs"
-                " LEFT JOIN pack_listings USING (pack_no) LEFT JOIN index_objects USING (object_no)"
-                " WHERE pack_id = ? AND listing != ?",
-                (pack.pack_id, listing_digest(pack)),
-            ).fetchall()
-            for pack_no in {row[0] for row in rows}:
-                connection.execute("DELETE FROM pack_listings WHERE pack_no = ?", (pack_no,))
-                drop_pack(connection, pack_no)
-            if rows:
-                self._bump_generation()
-        if rows:
-            self.reload()
-        return {WriterId(row[1]) for row in rows if row[1] is not None}

@@ -16,7 +16,7 @@ from coopfs.errors import DataError, ObjectNotFound, StoreError, WrongKey
 from coopfs.format.index import IndexedPack
 from coopfs.format.keys import ArchiveKeys
 from coopfs.format.pack import TRAILER_LEN, decode_trailer, open_directory
-from coopfs.ids import PackId, short_hex
+from coopfs.ids import PackId, WriterId, short_hex
 from coopfs.store.base import Kind, Store
 
 TAIL_LEN: Final = 64 << 10  # bytes read first: trailer and, as a rule, the whole directory
@@ -41,13 +41,15 @@ def read_listing(keys: ArchiveKeys, store: Store, pack_id: PackId, size: int) ->
     return IndexedPack(pack_id, size, opener.header, open_directory(opener, sealed, what))
 
 
-def settle_contradictions(index: Index, keys: ArchiveKeys, store: Store) -> list[str]:
+def settle_contradictions(
+    index: Index, keys: ArchiveKeys, store: Store, admin_id: WriterId
+) -> list[str]:
     """Drop from the local index what contradicts the packs themselves; a sentence for each writer.
 
     What cannot be decided stays as it is: readers then try one location after the other.
     """
     wrong: dict[str, int] = {}
-    for pack_id in index.contradicted():
+    for pack_id in index.contradicted(admin_id):
         try:
             real = read_listing(keys, store, pack_id, store.size(Kind.DATA, pack_id))
         except (DataError, WrongKey, ObjectNotFound):
