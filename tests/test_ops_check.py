@@ -24,9 +24,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.kept_config import KEPT_CONFIG
 from coopfs.archive.select import entry_at
 from coopfs.archive.writer import ArchiveWriter
-from coopfs.errors import ObjectCorrupt, StoreUnavailable
+from coopfs.errors import ObjectCorrupt, SignatureInvalid, StoreUnavailable
 from coopfs.format import encoding
 from coopfs.format.body import seal_body
 from coopfs.format.config import encode_config
@@ -305,6 +306,9 @@ def test_a_config_changed_by_somebody_with_the_archive_key_is_named(
     chunker = replace(archive.config.chunker, max_len=archive.config.chunker.max_len * 2)
     store.replace_config(encode_config(archive.keys, replace(archive.config, chunker=chunker)))
     settings_, ring = archive.settings, archive.ring
+    with pytest.raises(SignatureInvalid, match="its config is another"):
+        Archive.open(host.dirs, settings_, ring, store)
+    (archive.state_folder / KEPT_CONFIG).unlink()  # as if it were seen for the first time
     other = Archive.open(host.dirs, settings_, ring, store)
     assert check(other).subjects == [Subject.CONFIG]
     other.state.close()
