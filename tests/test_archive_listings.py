@@ -184,7 +184,7 @@ def test_a_pack_said_to_be_empty_stays_while_something_in_it_cannot_be_read(
 
 
 def test_a_small_object_cannot_fill_the_local_index_of_all_others(lab: Lab, bob: Lab) -> None:
-    number = 2000
+    number = 10_001
     with bob.open() as (archive, _):
         pack = listed(archive)[0]
         signer = archive.ring.writer()
@@ -192,7 +192,8 @@ def test_a_small_object_cannot_fill_the_local_index_of_all_others(lab: Lab, bob:
         again = [BlockDraft(0, b"c", 1, ((bytes(32), 1),))] * number
         directory = encode_directory_body(again, signer.writer_id, bytes(32))
         false = decode_directory(directory, bytes(64), "false listing")
-        put_listing(archive, replace(pack, pack_id=PackId(bytes(32)), directory=false))
+        large = replace(pack, pack_id=PackId(bytes(32)), size=1 << 20, directory=false)
+        put_listing(archive, large)
     with lab.open() as (archive, _):
         (warning,) = archive.warnings
         assert f"writer {signer.writer_id.hex()[:8]} lists the same chunks" in warning
