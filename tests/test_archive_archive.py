@@ -24,7 +24,8 @@ from archive_fixtures import (
 )
 from checked import no_passphrase
 
-from coopfs.archive.archive import KEPT_CONFIG, Archive
+from coopfs.archive.archive import Archive
+from coopfs.archive.kept_config import KEPT_CONFIG
 from coopfs.archive.keyring import load_keyring
 from coopfs.archive.settings import load_settings
 from coopfs.archive.snapshots import Snapshot
@@ -34,10 +35,12 @@ from coopfs.errors import (
     DataError,
     NotAStore,
     Rollback,
+    SignatureInvalid,
     StoreUnavailable,
     WrongKey,
 )
 from coopfs.format.body import seal_body
+from coopfs.format.config import encode_config
 from coopfs.format.index import IndexObject, encode_index
 from coopfs.format.keys import Role, SigningKey, writer_id_of
 from coopfs.format.records import (
@@ -193,6 +196,25 @@ def test_a_config_kept_here_that_was_altered_is_refused(taken: Lab) -> None:
         pass
     with remote(taken, may_be_away=True, is_away=True):
         pass
+
+
+def test_a_hacked_host_cannot_make_itself_the_admin(taken: Lab) -> None:
+    with taken.open() as (archive, _):
+        forged = replace(archive.config, admin_public_key=STRANGER.public_key)
+        config = encode_config(archive.keys, forged)
+    path = taken.store_path / "config"
+    real = path.read_bytes()
+    path.unlink()
+    path.write_bytes(config)
+    with pytest.raises(SignatureInvalid, match="admin key is another"), taken.open():
+        pass
+    with pytest.raises(SignatureInvalid), remote(taken, may_be_away=True):
+        pass
+    copied = taken.host.run("--store", str(taken.store_path), "snapshots")
+    assert (copied.code, "has replaced the config" in copied.err) == (1, True)
+    path.write_bytes(real)
+    with taken.open() as (archive, _):
+        assert len(archive.snapshots()) == 1
 
 
 def test_what_is_known_is_not_read_again(taken: Lab) -> None:

@@ -52,6 +52,7 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Context]]:
 ERRORS = {
     "ours": errors.ChunkMissing("chunk 3f9a: is gone"),
     "usage": errors.UsageError("no such pattern"),
+    "steering": errors.DataError("file \x1b]0;owned\x07\x9b2J: is gone\nrun it again"),
     "bug": TypeError("unsupported operand"),
     "group": BaseExceptionGroup("nursery", [ExceptionGroup("x", [errors.NoArchive("none here")])]),
     "interrupt": KeyboardInterrupt(),
@@ -355,3 +356,14 @@ def test_the_shell_completes_commands_and_options_without_importing_them() -> No
     assert "--recovery-kit" in complete("coopfs init --re", 2)
     assert complete("coopfs key pas", 2) == ["passphrase"]
     assert "--archive" in complete("coopfs --ar", 1)
+
+
+def test_what_is_not_ours_cannot_steer_the_terminal(
+    host: Host, probe: list[Context], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = host.run("probe", "--raise", "steering")
+    assert ran.err == "coopfs: file ?]0;owned??2J: is gone\nrun it again\n"
+    context = Context(verbosity=1)
+    for say in (context.warn, context.info):
+        say("a name\x1b[2J")
+        assert capsys.readouterr().err.endswith("a name?[2J\n")

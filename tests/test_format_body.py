@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import samples as s
@@ -23,16 +24,18 @@ def open_as(data: bytes, *roles: Role) -> b.OpenedBody:
     return b.open_body(s.KEYS, data, roles, "object")
 
 
-def seal_inner(inner: bytes) -> bytes:
+def seal_inner(inner: bytes, role: Role = Role.SNAPSHOT) -> bytes:
     """Seal *inner* as it is, as a hacked writer could."""
-    salt = make_salt(s.KEYS, Role.SNAPSHOT, bytes(32), [(Section.BODY, 0, inner)])
-    sealer = Sealer(s.KEYS, Role.SNAPSHOT, salt)
+    salt = make_salt(s.KEYS, role, bytes(32), [(Section.BODY, 0, inner)])
+    sealer = Sealer(s.KEYS, role, salt)
     return sealer.header_bytes + sealer.seal(Section.BODY, 0, inner)
 
 
-def framed(codec: int, plain_len: int, stored_len: int, stored: bytes) -> bytes:
+def framed(
+    codec: int, plain_len: int, stored_len: int, stored: bytes, role: Role = Role.SNAPSHOT
+) -> bytes:
     lengths = plain_len.to_bytes(8, "big") + stored_len.to_bytes(8, "big")
-    return seal_inner(bytes(64) + bytes((codec,)) + lengths + stored)
+    return seal_inner(bytes(64) + bytes((codec,)) + lengths + stored, role)
 
 
 @settings(max_examples=50)
@@ -63,7 +66,21 @@ def test_a_body_too_long_to_be_read_is_not_sealed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(b, "MAX_BODY_LEN", 100)
 
     with pytest.raises(ValueError, match="write several"):
-        s.sealed(Role.INDEX, bytes(101), s.WRITER)
+        s.sealed(Role.FORGET, bytes(101), s.ADMIN)
+
+
+@pytest.mark.parametrize("role", [Role.INDEX, Role.SNAPSHOT, Role.AMENDMENT])
+def test_what_any_writer_may_sign_is_refused_before_it_grows_large(role: Role) -> None:
+    most = b.max_body_len(role)
+    assert most <= 32 << 20
+    bomb = zstandard.ZstdCompressor().compress(bytes(most + 1))
+    assert len(bomb) < 8192
+
+    with pytest.raises(ObjectCorrupt, match="out of bounds"):
+        open_as(framed(Codec.ZSTD, most + 1, len(bomb), bomb, role), role)
+    with pytest.raises(ObjectCorrupt, match="new one"):
+        b.check_body_len(role, most + 1, "new one")
+    b.check_body_len(role, most, "new one")
 
 
 @given(st.integers(0, 8 * len(SEALED.data) - 1))

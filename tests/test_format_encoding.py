@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -102,3 +103,45 @@ def test_lists_are_bounded_before_their_members_are_looked_at() -> None:
     with pytest.raises(ObjectCorrupt, match="at most 2"):
         encoding.list_of({0: [1, 2, 3]}, 0, "map", never, 2)
     assert encoding.list_of({}, 0, "map", never, 2) == ()
+
+
+LONG = encoding.UNCOUNTED_LEN
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        pytest.param(b"\x80", id="empty maps"),
+        pytest.param(b"\x92\x80\x80", id="maps in lists"),
+        pytest.param(b"\x91" * 200 + b"\xc0", id="lists in lists"),
+        pytest.param(b"\x82\x00\x80\x01\x80", id="maps in maps"),
+        pytest.param(b"\xa2ab", id="short texts"),
+    ],
+)
+@pytest.mark.parametrize("form", ["a list of them", "lists of a hundred"])
+def test_a_megabyte_does_not_become_a_hundred(member: bytes, form: str) -> None:
+    count = 2 * LONG // len(member)
+    if form == "a list of them":
+        body = b"\xdd" + count.to_bytes(4, "big") + member * count
+    else:
+        hundred = b"\xdc\x00\x64" + member * 100
+        body = b"\xdd" + (count // 100).to_bytes(4, "big") + hundred * (count // 100)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ObjectCorrupt, match=r"items|exceeds"):
+            encoding.decode(body, "bomb")
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20  # bytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_densest_structures_there_are_have_items_to_spare() -> None:
+    names = [bytes((n & 255,)) * 32 for n in range(LONG // 8)]
+    chains = [[name] for name in names]
+    packs = [{0: name, 1: 5, 2: bytes(64), 3: bytes(300), 4: bytes(64)} for name in names]
+    blocks = [[5000, 20_000, 1, 100]] * (len(names) // 100)
+    directory = {0: blocks, 1: b"".join(names), 2: [200] * len(names), 3: bytes(16)}
+    for structure in ({1: names}, {0: names, 2: chains}, {0: packs}, directory):
+        body = encoding.encode(structure)
+        assert len(body) > LONG
+        assert encoding.decode(body, "structure") == structure

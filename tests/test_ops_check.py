@@ -24,9 +24,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.kept_config import KEPT_CONFIG
 from coopfs.archive.select import entry_at
 from coopfs.archive.writer import ArchiveWriter
-from coopfs.errors import ObjectCorrupt, StoreUnavailable
+from coopfs.errors import ObjectCorrupt, SignatureInvalid, StoreUnavailable
 from coopfs.format import encoding
 from coopfs.format.body import seal_body
 from coopfs.format.config import encode_config
@@ -36,7 +37,8 @@ from coopfs.format.nodes import SpanTreeBuilder, TreeBuilder
 from coopfs.format.snapshot import encode_snapshot
 from coopfs.format.tree import Entry, Span, Totals, encode_entry
 from coopfs.format.tree import Kind as EntryKind
-from coopfs.ids import ChunkId, TreeId
+from coopfs.ids import ChunkId, SpanNodeId, TreeId
+from coopfs.ops.browse import list_entries
 from coopfs.ops.check_findings import Subject
 from coopfs.store.base import Kind
 from coopfs.store.faulty import FaultyStore
@@ -304,6 +306,9 @@ def test_a_config_changed_by_somebody_with_the_archive_key_is_named(
     chunker = replace(archive.config.chunker, max_len=archive.config.chunker.max_len * 2)
     store.replace_config(encode_config(archive.keys, replace(archive.config, chunker=chunker)))
     settings_, ring = archive.settings, archive.ring
+    with pytest.raises(SignatureInvalid, match="its config is another"):
+        Archive.open(host.dirs, settings_, ring, store)
+    (archive.state_folder / KEPT_CONFIG).unlink()  # as if it were seen for the first time
     other = Archive.open(host.dirs, settings_, ring, store)
     assert check(other).subjects == [Subject.CONFIG]
     other.state.close()
@@ -457,6 +462,75 @@ def test_a_folder_with_a_node_at_the_wrong_level_is_hurt(
     assert (hurt.path, hurt.is_folder) == (b"/d", True)
     with pytest.raises(ObjectCorrupt):
         list(archive.iter_entries(top))
+
+
+def folder_entry(name: bytes, tree: TreeId, totals: Totals | None = None) -> Entry:
+    return Entry(name, EntryKind.FOLDER, 0o755, 0, 0, 0, tree=tree, totals=totals)
+
+
+def test_more_paths_than_there_are_numbers_for_end_in_findings(
+    forger: tuple[Archive, Forger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, forge = forger
+    monkeypatch.setattr("coopfs.ops.check_trees.HURT_MAX", 20)
+    tree = forge.tree(file_entry(b"lost", 9, spans=(Span(9, ChunkId(b"?" * 32)),)))
+    for _ in range(70):  # 2^70 paths
+        tree = forge.tree(folder_entry(b"a", tree), folder_entry(b"b", tree))
+    forge.commit(tree)
+    hurt = check(archive).hurt
+    assert len(hurt) == 22
+    assert "the rest is not named" in hurt[-1].reason
+
+
+def test_a_long_file_of_one_lost_chunk_again_and_again_is_hurt_at_once(
+    forger: tuple[Archive, Forger],
+) -> None:
+    archive, forge = forger
+    whole = forge.writer.save_chunk(b"c" * 7)
+    spans = [7, whole, 9, b"?" * 32] * 500
+    node_id = forge.writer.save_span_node(encoding.encode({0: 0, 1: spans}))
+    size = 16 * 500
+    for level in range(1, 5):  # 10^12 spans
+        pointers = [size, node_id] * 100
+        node_id = forge.writer.save_span_node(encoding.encode({0: level, 1: pointers}))
+        size *= 100
+    forge.commit(forge.tree(file_entry(b"f", size, span_root=SpanNodeId(node_id))))
+    (hurt,) = check(archive).hurt
+    assert (hurt.lost_len, hurt.size, hurt.first_lost) == (size // 16 * 9, size, 7)
+
+
+def test_a_false_pointer_to_a_node_hurts_no_file_but_its_own(
+    forger: tuple[Archive, Forger],
+) -> None:
+    archive, forge = forger
+    spans = [7, forge.writer.save_chunk(b"c" * 7)] * 10
+    leaf = forge.writer.save_span_node(encoding.encode({0: 0, 1: spans}))
+    too_high = forge.writer.save_span_node(encoding.encode({0: 2, 1: [70, leaf]}))
+    root = forge.tree(
+        file_entry(b"a", 70, span_root=SpanNodeId(too_high)),
+        file_entry(b"b", 70, span_root=SpanNodeId(leaf)),
+    )
+    forge.commit(root)
+    assert [(h.path, h.lost_len) for h in check(archive).hurt] == [(b"/a", 70)]
+
+
+def test_a_walk_ends_where_folders_are_nested_absurdly(
+    forger: tuple[Archive, Forger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, forge = forger
+    monkeypatch.setattr("coopfs.ops.selection.LEVELS_MAX", 10)
+    tree = forge.tree(file_entry(b"f", 0, inline=b""))
+    for _ in range(30):
+        tree = forge.tree(folder_entry(b"d", tree), file_entry(b"f", 0, inline=b""))
+    forge.commit(tree)
+    archive.refresh()
+    (snapshot,) = [s for s in archive.snapshots() if s.facts.root == tree]
+    said: list[tuple[bytes, str]] = []
+    found = list_entries(
+        archive, snapshot, b"", is_recursive=True, on_unreadable=lambda *what: said.append(what)
+    )
+    assert len(list(found)) == 9 + 10
+    assert said == [(b"/d" * 10, "more than 10 folders within each other")]
 
 
 def test_an_entry_only_a_newer_version_can_read_is_named(

@@ -24,6 +24,7 @@ from pruning import (
 
 from coopfs.archive import sightings
 from coopfs.archive.archive import Archive
+from coopfs.archive.writer import ArchiveWriter
 from coopfs.errors import CoopfsError, DataError, StoreDenied, StoreError, WrongKey
 from coopfs.format.keys import Role
 from coopfs.format.sealing import HEADER_LEN
@@ -514,6 +515,31 @@ def test_a_hacked_host_that_claims_to_have_everything_gets_nothing_deleted(
         assert any("not what its id says" in warning for warning in warnings)
         assert isinstance(store, FaultyStore)
     assert expect_all_readable(taken) == 6
+
+
+def test_a_copy_in_the_disk_cache_is_none_in_the_store(lab: Lab, clocks: Clocks) -> None:
+    write(lab.source / "file", os.urandom(15_000))
+    lab.take()
+    with lab.open(is_local=False) as (archive, store):
+        (pack,) = [pack for pack in archive.index.packs() if not pack.is_meta]
+        (block,) = archive.index.blocks_of(pack.pack_no)
+        content = archive.load_chunk(block.chunk_ids[0])  # cached now
+        signer = archive.ring.writer()
+        assert signer is not None
+        with ArchiveWriter(archive, signer) as writer:  # as another host has it, that ran beside
+            writer._append(writer._data, block.chunk_ids[0], content)
+            writer.flush()
+        twins = {p.pack_id for p in archive.index.packs() if not p.is_meta}
+        assert len(twins) == 2
+    make_old(lab)
+    with lab.open(is_local=False) as (archive, store):
+        store.flip(Kind.DATA, pack.pack_id, block.offset + 3)
+        warnings: list[str] = []
+        prune(archive, 0, warnings=warnings)
+        assert any("is damaged or was altered" in warning for warning in warnings)
+        assert archive.index.lost().keys() == {pack.pack_id}
+        store.inner.delete(Kind.DATA, pack.pack_id)
+    assert expect_all_readable(lab) == 1
 
 
 def test_marks_by_a_writer_count_for_nothing(taken: Lab, clocks: Clocks) -> None:

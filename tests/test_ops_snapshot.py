@@ -7,6 +7,7 @@ import random
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from archive_fixtures import (
@@ -25,6 +26,7 @@ from archive_fixtures import (
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.lock import series_lock
+from coopfs.archive.writer import ArchiveWriter
 from coopfs.errors import Interrupted, StateBusy, UsageError, WrongKey
 from coopfs.format.snapshot import State
 from coopfs.format.tree import Entry, Kind
@@ -774,6 +776,28 @@ def take_stream(lab: Lab, content: bytes, **options: object) -> tuple[object, by
         os.dup2(kept, 0)
         os.close(kept)
         feeder.join()
+
+
+def test_what_another_process_hears_of_while_a_run_begins_is_stored_anew(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A mount, say, that has read a prune's marks after this run had read the index.
+    write(lab.source / "file", os.urandom(15_000))
+    lab.take()
+    with lab.open() as (archive, _), lab.open() as (other, _):
+        (pack,) = [pack for pack in archive.index.packs() if not pack.is_meta]
+        (block,) = archive.index.blocks_of(pack.pack_no)
+
+        class LateWriter(ArchiveWriter):
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options)
+                other.index.mark_lost(pack.pack_id, "marked meanwhile")
+
+        monkeypatch.setattr("coopfs.ops.snapshot.ArchiveWriter", LateWriter)
+        take(archive, lab.source, series="other")  # where nothing is known to be unchanged
+        archive.index.reload()
+        assert not archive.index.is_usable(pack.pack_no)
+        assert archive.index.has(block.chunk_ids[0])
 
 
 @pytest.mark.parametrize("size", [0, 1, 256, 257, 8192, 8193, 3_000_000, 20_000_001])

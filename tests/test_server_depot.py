@@ -33,6 +33,7 @@ from coopfs.errors import (
     UsageError,
 )
 from coopfs.objects import CONFIG_LEN_MAX, KINDS
+from coopfs.server import quota
 from coopfs.server.depot import Depot
 from coopfs.server.upload import BUFFER_LEN
 
@@ -482,6 +483,32 @@ def test_what_is_there_already_needs_no_quota(small: Lab) -> None:
     put(small.depot, data)
 
     assert small.depot.usage().used == 10_000
+
+
+def test_a_quota_has_room_for_so_many_objects(small: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every one is a file: a partner must not take all inodes of a disk with single bytes.
+    monkeypatch.setattr(quota, "OBJECTS_FREE", 20)
+    names = [put(small.depot, some_bytes(9, seed=number)) for number in range(18)]
+    small.depot.delete("data", names[0])  # in the trash it is a file all the same
+    with small.depot.begin_put("data", "a" * 64, 1):
+        put(small.depot, some_bytes(9, seed=100))
+        with pytest.raises(StoreFull, match="20 objects are here already"):
+            put(small.depot, some_bytes(9, seed=101))
+    put(small.depot, some_bytes(9, seed=101))
+    with pytest.raises(StoreFull, match="room for 20 of them"):
+        put(small.depot, some_bytes(9, seed=102))
+    put(small.depot, some_bytes(9, seed=102), is_admin=True)  # a prune must go on
+    put(small.depot, some_bytes(9, seed=100))  # there already
+
+
+def test_without_a_quota_objects_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "OBJECTS_FREE", 2)
+    lab = Lab(tmp_path / "serve")
+    for number in range(5):
+        put(lab.depot, some_bytes(9, seed=number))
+    assert lab.depot.usage().objects == 5
 
 
 def test_uploads_on_their_way_count(small: Lab) -> None:

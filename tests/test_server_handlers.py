@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import ADMIN, BERTA, SECOND_WRITER, WRITER, Serving, admit_anna, admit_berta, name_of
+from serving import (
+    ADMIN,
+    BERTA,
+    SECOND_WRITER,
+    WRITER,
+    Serving,
+    admit_anna,
+    admit_berta,
+    name_of,
+    wait_until,
+)
 
 from coopfs.format import encoding
 from coopfs.format.audit import audit_answer
@@ -149,6 +159,21 @@ def test_admin_deletes_into_the_trash_and_putting_restores(server: Serving) -> N
     assert before["trash_objects"] >= 1 and before["trash_used"] >= len(data)
     server.put(data)
     assert server.ask("GET", path).body == data
+
+
+def test_nothing_stays_of_a_lock_that_never_comes(server: Serving) -> None:
+    owners = server.root / "partners/anna/lock-owners"
+    before = set(owners.iterdir())
+    wrong = name_of(b"a lock")
+    refused = server.ask("POST", f"/anna/locks/{wrong}", body=b"something else")
+    assert refused.status == 400
+    assert set(owners.iterdir()) == before
+    with server.client() as client:  # gone in the middle
+        client.connection.putrequest("POST", f"/anna/locks/{wrong}")
+        client.connection.putheader("Content-Length", "100")
+        client.connection.endheaders(b"so far")
+        wait_until(lambda: set(owners.iterdir()) != before, "the lock's owner to be noted")
+    wait_until(lambda: set(owners.iterdir()) == before, "the lock's owner to be forgotten")
 
 
 def test_writer_deletes_its_own_locks_only(server: Serving) -> None:

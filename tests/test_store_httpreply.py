@@ -65,6 +65,13 @@ def test_an_answer_is_read_to_where_it_ends(
     assert reply.isclosed()
 
 
+def test_a_server_that_only_ever_says_continue_is_given_up(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    with pytest.raises(http.client.HTTPException, match="nothing but"):
+        reply_to(ends, b"HTTP/1.1 100 Continue\r\n\r\n" * 20)
+
+
 def test_the_answer_to_head_has_no_body(ends: tuple[socket.socket, socket.socket]) -> None:
     reply = reply_to(ends, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "HEAD")
     assert reply.headers["content-length"] == "5"

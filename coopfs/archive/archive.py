@@ -10,8 +10,6 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,17 +17,18 @@ from coopfs.archive.blocks import MEMORY_LEN, BlockReader
 from coopfs.archive.cache import BlockCache
 from coopfs.archive.heads import Heads
 from coopfs.archive.index import Index
+from coopfs.archive.kept_config import check_as_before, keep_config, kept_config
 from coopfs.archive.keyring import KeyRing
+from coopfs.archive.listings import settle_contradictions
 from coopfs.archive.settings import ArchiveSettings
 from coopfs.archive.sightings import boottime_s
 from coopfs.archive.snapshots import Snapshot, SnapshotObjects
 from coopfs.archive.state import State
-from coopfs.dirs import Dirs, write_private
+from coopfs.dirs import Dirs
 from coopfs.errors import (
-    ConfigError,
-    CoopfsError,
     DataError,
     NotAStore,
+    ObjectCorrupt,
     ObjectNotFound,
     SignatureInvalid,
     StoreUnavailable,
@@ -37,7 +36,7 @@ from coopfs.errors import (
 )
 from coopfs.format.body import check_name, open_body, verify_body
 from coopfs.format.config import ArchiveConfig, decode_config
-from coopfs.format.index import IndexObject, decode_index
+from coopfs.format.index import IndexObject, decode_index, repeats_itself
 from coopfs.format.keys import ArchiveKeys, Role, writer_id_of
 from coopfs.format.nodes import (
     SpanNode,
@@ -52,7 +51,6 @@ from coopfs.format.tree import Entry, Span
 from coopfs.ids import ObjectId, PackId, SpanNodeId, TreeId, short_hex
 from coopfs.store.base import Kind, Store
 
-KEPT_CONFIG: Final = "config"  # in the state folder: as the store last showed it
 LISTINGS_MAX: Final = 5  # of index/ in one refresh, while objects vanish between list and get
 NODES_KEPT: Final = 512  # decoded tree nodes in memory; a folder's entries are one or more
 
@@ -118,11 +116,11 @@ class Archive:
         Raises:
             NotAStore: there is no archive in the store.
             WrongKey: it is another archive, or its config was altered.
+            SignatureInvalid: its config was replaced by somebody who has the archive key.
             FormatUnsupported: written by a newer coopfs.
             StoreUnavailable: the store cannot be reached.
         """
         away = ""
-        kept = settings.state_folder(dirs) / KEPT_CONFIG
         try:
             data = store.get_config()
         except ObjectNotFound as exc:
@@ -130,7 +128,7 @@ class Archive:
                 f"{store.address}: holds no archive (no config); is the address right?"
             ) from exc
         except StoreUnavailable as exc:
-            seen = _read(kept) if may_be_away else None
+            seen = kept_config(dirs, settings) if may_be_away else None
             if seen is None:
                 raise
             data, away = seen, str(exc)
@@ -140,18 +138,12 @@ class Archive:
                 f"{store.address}: holds archive {short_hex(config.archive_id)}, "
                 f"not {short_hex(settings.archive_id)} as configured for {settings.name!r}"
             )
+        check_as_before(dirs, settings, ring.keys, config, store.address)
         archive = cls(dirs, settings, ring, store, config, memory_len, is_uncached=is_uncached)
         archive.away = away
         if not away:
-            archive._keep_config(kept, data)
+            keep_config(dirs, settings, data)
         return archive
-
-    def _keep_config(self, path: Path, data: bytes) -> None:
-        """Keep the config for the day when the store is away; it is verified when read."""
-        if _read(path) == data:
-            return
-        with suppress(ConfigError):  # a full disk here must not keep anyone from reading there
-            write_private(path, data, replace=True)
 
     def close(self) -> None:
         """Close the store and the local state."""
@@ -196,6 +188,8 @@ class Archive:
             if self.index.retain_objects(listed - gone, known) or gone:
                 continue  # a prune is replacing them: list again
             break
+        admin_id = writer_id_of(self.config.admin_public_key)
+        self.warnings += settle_contradictions(self.index, self.keys, self.store, admin_id)
         self.index.reload_if_changed()
         if self.index.generation != generation:
             self.drop_idle_metadata()
@@ -250,6 +244,11 @@ class Archive:
                 f"{what}: its writer {short_hex(content.writer_id)} is not enrolled in this archive"
             )
         verify_body(opened, self.config.archive_id, writer.public_key)
+        if repeats_itself(content):
+            raise ObjectCorrupt(
+                f"{what}: writer {short_hex(content.writer_id)} lists the same chunks again and "
+                "again, as no honest one does; do not trust it"
+            )
         return content
 
     def heed_keeper(self) -> None:
@@ -350,22 +349,3 @@ class Archive:
         if entry.span_root is not None:
             return iter_spans(entry.span_root, self.load_span_node)
         return iter(entry.spans or ())
-
-
-def known_config(dirs: Dirs, settings: ArchiveSettings, keys: ArchiveKeys) -> ArchiveConfig | None:
-    """Return the archive's config as this machine last saw it, without the store.
-
-    None: it was never opened here, or what was kept is unusable.
-    """
-    data = _read(settings.state_folder(dirs) / KEPT_CONFIG)
-    with suppress(CoopfsError):
-        config = decode_config(keys, data or b"", KEPT_CONFIG)
-        return config if config.archive_id == settings.archive_id else None
-    return None
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None

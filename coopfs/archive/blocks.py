@@ -98,6 +98,17 @@ class BlockReader:
         """
         return self.load_run((block_no,))[0]
 
+    def load_from_store(self, block_no: int) -> Block:
+        """Return a block as the store has it now, whatever is in memory or cached here.
+
+        Raises as :meth:`load`.
+        """
+        info = self._index.block(block_no)
+        pack = self._index.pack(info.pack_no)
+        sealed = self._store.get(Kind.DATA, pack.pack_id, info.offset, info.sealed_len)
+        data = self._decode(info, pack, sealed)
+        return Block(data, self._bad_chunks(info, pack, data))
+
     def load_run(self, block_nos: Sequence[int]) -> list[Block]:
         """Return several blocks; neighbours of a pack come with one range request.
 

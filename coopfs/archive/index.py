@@ -7,22 +7,22 @@ fall back to the next.  Thread-safe.  Object format: coopfs-format(5), "Index ob
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from operator import itemgetter
 from typing import Final
 
-from blake3 import blake3
-
 from coopfs.archive.index_rows import (
+    PREFIX_LEN,
     SELECT_PACK,
     BlockInfo,
     ChunkLocation,
     PackInfo,
     block_of_row,
     block_rows,
+    drop_pack,
+    insert_places,
+    listing_digest,
     pack_of_row,
 )
 from coopfs.archive.standing import MARKED, PackStanding
@@ -31,10 +31,8 @@ from coopfs.errors import ChunkMissing
 from coopfs.format.index import IndexedPack, IndexObject
 from coopfs.ids import ID_LEN, ChunkId, ObjectId, short_hex
 
-PREFIX_LEN: Final = 16  # bytes of an id in the look-up table; 2^64 tries to collide
 BLOCKS_KEPT: Final = 1024  # decoded block rows in memory, ~6 KB each
 ROW_CHUNKS_KEPT: Final = 100_000  # in those, ~110 bytes each: blocks of nodes have a thousand
-ROWS_AT_ONCE: Final = 256  # in one statement; SQLite takes 32,766 values (999 before 3.32)
 HOT_CHUNKS: Final = 50_000  # chunks of recently seen blocks, found without SQLite
 
 
@@ -269,7 +267,7 @@ class Index(PackStanding):
                 connection.execute(
                     "INSERT OR IGNORE INTO pack_listings VALUES (?, ?)", (pack_no, object_no)
                 )
-            _insert_places(connection, places)
+            insert_places(connection, places)
             if content.marked:
                 connection.executemany(
                     "INSERT OR REPLACE INTO lost_packs VALUES (?, ?)",
@@ -290,9 +288,9 @@ class Index(PackStanding):
         connection = self._state.connection
         directory = pack.directory
         # Another host may be hacked and list a pack that is not its own, wrongly: both
-        # listings are kept, so that it can add a location that fails but hide none.
-        size = pack.size.to_bytes(8, "little")
-        listing = blake3(pack.header.encode() + size + directory.body).digest(16)
+        # listings are kept, so that it can add a location that fails but hide none, until
+        # somebody has looked at the pack (coopfs.archive.listings).
+        listing = listing_digest(pack)
         row = connection.execute(
             "SELECT pack_no FROM packs WHERE pack_id = ? AND listing = ?", (pack.pack_id, listing)
         ).fetchone()
@@ -363,43 +361,8 @@ class Index(PackStanding):
                 "SELECT pack_no FROM packs WHERE pack_no NOT IN (SELECT pack_no FROM pack_listings)"
             ).fetchall()
             for (pack_no,) in orphans:
-                _drop_pack(connection, pack_no)
+                drop_pack(connection, pack_no)
             if orphans:
                 self._bump_generation()
         self.reload()
         return bool(again)
-
-
-def _insert_places(connection: sqlite3.Connection, places: list[tuple[bytes, int]]) -> None:
-    """Add (prefix, block number) pairs to the table of chunks."""
-    # Sorted: SQLite then fills its pages in order (three times as fast at 3 million).
-    places.sort(key=itemgetter(0))
-    # Many rows a statement: a statement a row costs a third more.
-    whole = len(places) // ROWS_AT_ONCE * ROWS_AT_ONCE
-    flat = [value for place in places[:whole] for value in place]
-    step = 2 * ROWS_AT_ONCE
-    rows = ",".join(["(?, ?)"] * ROWS_AT_ONCE)
-    connection.executemany(
-        f"INSERT OR IGNORE INTO chunks VALUES {rows}",  # noqa: S608  # of our own making
-        (flat[start : start + step] for start in range(0, len(flat), step)),
-    )
-    connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?)", places[whole:])
-
-
-def _drop_pack(connection: sqlite3.Connection, pack_no: int) -> None:
-    """Delete the rows of a pack, of its blocks and of their chunks."""
-    blocks = connection.execute(
-        "SELECT block_no, chunks FROM blocks WHERE pack_no = ?", (pack_no,)
-    ).fetchall()
-    # By the whole key: by the block alone, all of the table is read for every pack.
-    places = sorted(
-        (chunks[start : start + PREFIX_LEN], block_no)
-        for block_no, chunks in blocks
-        for start in range(0, len(chunks) // (ID_LEN + 4) * ID_LEN, ID_LEN)
-    )
-    connection.executemany("DELETE FROM chunks WHERE prefix = ? AND block_no = ?", places)
-    connection.executemany(
-        "DELETE FROM sound_blocks WHERE block_no = ?", [(block_no,) for block_no, _ in blocks]
-    )
-    connection.execute("DELETE FROM blocks WHERE pack_no = ?", (pack_no,))
-    connection.execute("DELETE FROM packs WHERE pack_no = ?", (pack_no,))

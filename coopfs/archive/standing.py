@@ -1,7 +1,7 @@
 """Which packs may be relied on: not those marked by a prune, lost, or a distrusted writer's.
 
-Owns these facts in the local state, which all processes of this host share, and what was
-verified here.
+Owns these facts in the local state, which all processes of this host share, what was
+verified here, and which packs are listed in several ways.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from coopfs.archive.index_rows import drop_pack, listing_digest
 from coopfs.archive.state import State
+from coopfs.format.index import IndexedPack
 from coopfs.ids import PackId, WriterId
 
 MARKED: Final = "marked by a prune"  # a reason in lost_packs; for ever
@@ -123,6 +125,53 @@ class PackStanding:
                 [(pack_id, MARKED) for pack_id in pack_ids],
             )
         self.reload()
+
+    # --- packs that are listed in several ways ----------------------------------
+
+    def contradicted(self, admin_id: WriterId) -> list[PackId]:
+        """Return the packs that several writers, or the admin, list in ways which differ.
+
+        What one writer says of packs that nobody else lists is its own affair.
+        """
+        connection = self._state.connection
+        rows = connection.execute(
+            "SELECT pack_id FROM packs GROUP BY pack_id HAVING COUNT(*) > 1"
+        ).fetchall()
+        found = []
+        for (pack_id,) in rows:
+            listers = connection.execute(
+                "SELECT DISTINCT index_objects.writer_id FROM packs JOIN pack_listings"
+                " USING (pack_no) JOIN index_objects USING (object_no) WHERE pack_id = ?",
+                (pack_id,),
+            ).fetchall()
+            if len(listers) > 1 or (admin_id,) in listers:
+                found.append(PackId(pack_id))
+        return found
+
+    def has_listing(self, pack: IndexedPack) -> bool | None:
+        """Tell whether the pack is listed in exactly this way; None: it is not listed at all."""
+        rows = self._state.connection.execute(
+            "SELECT listing FROM packs WHERE pack_id = ?", (pack.pack_id,)
+        ).fetchall()
+        return (listing_digest(pack),) in rows if rows else None
+
+    def drop_other_listings(self, pack: IndexedPack) -> set[WriterId]:
+        """Drop every listing of the pack but this one; return whose index objects had them."""
+        with self._state.transaction() as connection:
+            rows = connection.execute(
+                "SELECT pack_no, index_objects.writer_id FROM packs"
+                " LEFT JOIN pack_listings USING (pack_no) LEFT JOIN index_objects USING (object_no)"
+                " WHERE pack_id = ? AND listing != ?",
+                (pack.pack_id, listing_digest(pack)),
+            ).fetchall()
+            for pack_no in {row[0] for row in rows}:
+                connection.execute("DELETE FROM pack_listings WHERE pack_no = ?", (pack_no,))
+                drop_pack(connection, pack_no)
+            if rows:
+                self._bump_generation()
+        if rows:
+            self.reload()
+        return {WriterId(row[1]) for row in rows if row[1] is not None}
 
     def _bump_generation(self) -> None:
         self._state.connection.execute(

@@ -154,7 +154,7 @@ def export(ctx: Context, recovery_kit: Path | None, sheet: Sheet | None) -> None
 
     Works while the store cannot be reached. Whoever sees the kit has the keys.
     """
-    from coopfs.archive.archive import known_config
+    from coopfs.archive.kept_config import known_config
     from coopfs.archive.kit import render_kit
     from coopfs.archive.words import key_words
     from coopfs.ops.init import make_kit, write_kit

@@ -164,11 +164,12 @@ def _render(
 
     from coopfs.archive.select import folder_name
     from coopfs.cli.progress import path_text, size_text
+    from coopfs.cli.render import printable
     from coopfs.ids import short_hex
 
     facts, counts = report.facts, report.facts.counts
     for problem in facts.problems[:PROBLEMS_SHOWN]:
-        ctx.warn(f"{path_text(problem.path)}: {problem.reason}")
+        ctx.warn(printable(f"{path_text(problem.path)}: {problem.reason}"))
     if facts.problem_count > PROBLEMS_SHOWN:
         ctx.warn(f"and {facts.problem_count - PROBLEMS_SHOWN} more that could not be read whole")
     for doubt in report.clock_doubts:

@@ -202,11 +202,17 @@ class Context:
     def info(self, text: str) -> None:
         """Print a remark on stderr, with -v only."""
         if self.verbosity and not self.quiet:
-            self._print(text, sys.stderr)
+            self._print_safely(text)
 
     def warn(self, text: str) -> None:
         """Print a warning on stderr, always."""
-        self._print(f"coopfs: warning: {text}", sys.stderr)
+        self._print_safely(f"coopfs: warning: {text}")
+
+    def _print_safely(self, text: str) -> None:
+        """Print what may name files, or repeat what a server has said: both may be anybody's."""
+        from coopfs.ops.wording import printable_lines
+
+        self._print(printable_lines(text), sys.stderr)
 
     def emit_json(self, value: dict[str, Any]) -> None:
         """Print *value* as one JSON line on stdout, whole and at once."""

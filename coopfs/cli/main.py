@@ -264,7 +264,9 @@ def _fail(context: Context, text: str, code: int) -> int:
 
         text = json.dumps({"type": "error", "exit_code": code, "message": text})
     else:
-        text = f"coopfs: {text}"
+        from coopfs.ops.wording import printable_lines
+
+        text = f"coopfs: {printable_lines(text)}"
     try:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()

@@ -6,11 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from coopfs.ops.wording import count as count
-
-
-def printable(text: str) -> str:
-    """Return *text* without what would steer a terminal; stored text is not ours."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+from coopfs.ops.wording import printable as printable
 
 
 def width_of(text: str) -> int:

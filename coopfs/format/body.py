@@ -34,7 +34,17 @@ from coopfs.format.sealing import (
 )
 from coopfs.ids import ArchiveId, ObjectId
 
-MAX_BODY_LEN: Final = 256 << 20  # bytes, decompressed
+# Bytes, decompressed.  What any enrolled writer may sign is read before it is known who signed
+# it: 32 KiB in the store must not become gigabytes at whoever reads it.  What only the admin
+# may sign is not looked into before its signature was verified.
+MAX_BODY_LEN: Final = 256 << 20
+_MAX_OF_ROLE: Final = {
+    Role.INDEX: 32 << 20,
+    Role.SNAPSHOT: 8 << 20,
+    Role.AMENDMENT: 8 << 20,
+    Role.ENROLMENT: 8 << 20,
+    Role.CONFIG: 8 << 20,
+}
 COMPRESS_MIN: Final = 4 << 10  # bytes; a smaller body would only be padded again
 _FRAME = struct.Struct(">BQQ")  # codec, plain length, stored length
 
@@ -57,6 +67,20 @@ class OpenedBody:
     what: str
 
 
+def max_body_len(role: Role) -> int:
+    """Return how many bytes the body of an object of *role* may have, decompressed."""
+    return _MAX_OF_ROLE.get(role, MAX_BODY_LEN)
+
+
+def check_body_len(role: Role, length: int, what: str) -> None:
+    """Refuse (ObjectCorrupt) a body of *length* bytes that no reader would take."""
+    if length > max_body_len(role):
+        raise ObjectCorrupt(
+            f"{what}: {length} bytes of a body, {max_body_len(role)} are the most of a "
+            f"{role.name.lower()} object"
+        )
+
+
 def _signed_message(role: Role, archive_id: ArchiveId, body: bytes) -> bytes:
     return bytes((role,)) + archive_id + body
 
@@ -69,8 +93,8 @@ def seal_body(
     body: bytes,
     random: bytes,
 ) -> SealedBody:
-    """Sign, compress, pad and seal *body* (256 MiB at most); *random* is 32 fresh bytes."""
-    if len(body) > MAX_BODY_LEN:
+    """Sign, compress, pad and seal *body* (see max_body_len); *random* is 32 fresh bytes."""
+    if len(body) > max_body_len(role):
         raise ValueError(f"a body of {len(body)} bytes could not be read again; write several")
     signature = signer.sign(SIGN_BODY, _signed_message(role, archive_id, body))
     codec, stored = Compressor().compress(body) if len(body) >= COMPRESS_MIN else (0, body)
@@ -96,7 +120,7 @@ def open_body(keys: ArchiveKeys, data: bytes, roles: Collection[Role], what: str
     if len(inner) < start:
         raise ObjectCorrupt(f"{what}: too short")
     codec, plain_len, stored_len = _FRAME.unpack_from(inner, SIGNATURE_LEN)
-    if plain_len > MAX_BODY_LEN or start + stored_len > len(inner):
+    if plain_len > max_body_len(header.role) or start + stored_len > len(inner):
         raise ObjectCorrupt(f"{what}: says it holds {plain_len} bytes, which is out of bounds")
     if inner.count(0, start + stored_len) != len(inner) - start - stored_len:
         raise ObjectCorrupt(f"{what}: padding is not zero")

@@ -19,6 +19,8 @@ from coopfs.ids import ID_LEN, WRITER_ID_LEN, ObjectId, PackId, WriterId
 MAX_PACKS: Final = 1 << 20
 MAX_NAMES: Final = 1 << 22
 MAX_AUDIT_ANSWERS: Final = 1024
+REPEATS_MIN: Final = 10_000  # chunks; fewer harm nobody
+REPEATS_MAX: Final = 16  # how often one is listed on average
 _KNOWN = frozenset(range(5))
 _KNOWN_PACK = frozenset(range(6))
 
@@ -100,6 +102,17 @@ def _decode_pack(value: Any, what: str) -> IndexedPack:
         fields, 5, what, encoding.exact_bin(32, what), limit=MAX_AUDIT_ANSWERS
     )
     return IndexedPack(pack_id, size, header, directory, answers)
+
+
+def repeats_itself(index: IndexObject) -> bool:
+    """Tell whether chunks come again and again in what one writer lists, as never in earnest.
+
+    A writer stores a chunk once, or a few times where several runs beside each other were
+    killed.  Listed a million times it takes 8 KB in the store, and a hundred megabytes in the
+    local index of every host.
+    """
+    ids = [chunk_id for pack in index.packs for chunk_id in pack.directory.chunk_ids]
+    return len(ids) > REPEATS_MIN and len(set(ids)) < len(ids) // REPEATS_MAX
 
 
 def live_objects(objects: dict[ObjectId, Sequence[ObjectId]]) -> set[ObjectId]:

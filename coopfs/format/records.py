@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from coopfs.errors import ObjectCorrupt
 from coopfs.format import encoding
+from coopfs.format.body import check_body_len
 from coopfs.format.encoding import compact
-from coopfs.format.keys import PUBLIC_KEY_LEN, writer_id_of
+from coopfs.format.keys import PUBLIC_KEY_LEN, Role, writer_id_of
 from coopfs.format.snapshot import is_label
 from coopfs.ids import ID_LEN, WRITER_ID_LEN, SnapshotId, WriterId
 
@@ -108,6 +109,7 @@ def encode_amendment(record: Amendment) -> bytes:
             }
         )
     )
+    check_body_len(Role.AMENDMENT, len(body), "new amendment")
     decode_amendment(body, "new amendment")
     return body
 

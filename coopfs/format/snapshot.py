@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from coopfs.errors import ObjectCorrupt, UsageError
 from coopfs.format import encoding
+from coopfs.format.body import check_body_len
 from coopfs.format.encoding import I64_MAX, compact
+from coopfs.format.keys import Role
 from coopfs.ids import (
     ARCHIVE_ID_LEN,
     ID_LEN,
@@ -25,6 +27,7 @@ from coopfs.ids import (
 )
 
 PROBLEMS_MAX: Final = 1000  # kept in the snapshot; all are counted
+PROBLEMS_LEN_MAX: Final = 1 << 20  # bytes of their paths and reasons, as written here
 LIST_MAX: Final = 10_000
 PATH_MAX: Final = 1 << 16
 _LABEL = re.compile(r"[A-Za-z0-9.-]{1,128}\Z")
@@ -137,6 +140,7 @@ def encode_snapshot(facts: SnapshotFacts) -> bytes:
         ObjectCorrupt: *facts* are out of the bounds a reader accepts.
     """
     body = _encode(facts)
+    check_body_len(Role.SNAPSHOT, len(body), "new snapshot")
     decode_snapshot(body, "new snapshot")  # what could not be read is never written
     return body
 

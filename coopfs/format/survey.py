@@ -26,8 +26,10 @@ _MODE: Final = rb"(?:%b|\xcd[\x01-\x0f].)" % _SMALL  # at most 0o7777
 _U32: Final = rb"(?:%b|\xcd[\x01-\xff].|\xce(?!\x00\x00).{4})" % _SMALL
 _LONG: Final = rb"\xcf(?!\x00{4})[\x00-\x7f].{7}"
 _U63: Final = rb"(?:%b|\xcd[\x01-\xff].|\xce(?!\x00\x00).{4}|%b)" % (_SMALL, _LONG)
-# No owner's name has a NUL; that it ends where its length says is seen to afterwards.
-_OWNERS: Final = rb"\x02%b\x03%b\x04%b\x05\xc4(.)([^\x00]*?)\x06\xc4(.)([^\x00]*?)" % (
+# That a name ends where its length says is seen to afterwards.  None of the bytes that follow
+# one may be in it: were there several ends to try, a hacked host's node of a few kilobytes
+# would take years, as names, users and groups multiply.
+_OWNERS: Final = rb"\x02%b\x03%b\x04%b\x05\xc4(.)([^\x00-\x08]*)\x06\xc4(.)([^\x00-\x08]*)" % (
     _MODE, _U32, _U32
 )  # fmt: skip
 _ID: Final = rb"\xc4\x20.{32}"
@@ -42,7 +44,7 @@ _FOLDER: Final = rb"\x01%b\x08%b\x13\xc4\x20(?P<tree>.{32})\x14(?P<totals>\x93%b
     _OWNERS, _LONG, _U63, _U63, _U63
 )  # fmt: skip
 _ENTRY: Final = re.compile(
-    rb"(\x8a\x00\xc4(.)([^\x00/]+)\x01(?:%b|%b))" % (_FILE, _FOLDER), re.DOTALL
+    rb"(\x8a\x00\xc4(.)([^\x00-\x08/]+)\x01(?:%b|%b))" % (_FILE, _FOLDER), re.DOTALL
 )
 _SPAN: Final = re.compile(rb"(%b)\xc4\x20(.{32})" % _U63, re.DOTALL)  # within what matched
 _ARRAY_16: Final = 0xDC  # the first byte of a list of 16 and more

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Final
 
 from coopfs.archive.archive import Archive
-from coopfs.archive.index_rows import PackInfo
+from coopfs.archive.index_rows import PackInfo, listing_digest
+from coopfs.archive.listings import read_listing
 from coopfs.errors import DataError, ObjectNotFound, WrongKey
 from coopfs.format.index import IndexedPack, IndexObject, live_objects
 from coopfs.format.keys import Role
@@ -45,7 +46,8 @@ class IndexCheck:
         self._totals = totals
         self._sizes: dict[ObjectId, int] = {}  # of the packs in the store
         self._local = _LocalIndex(archive)
-        self._local_differs = 0
+        self._local_differs: set[PackId] = set()
+        self._contradicted: set[PackId] = set()  # listed in ways that differ
         self._marked: set[PackId] = set()  # by a prune
         self._distrusted: set[WriterId] = set()
         self.packs: dict[PackId, PackFacts] = {}  # that are in the store
@@ -83,11 +85,13 @@ class IndexCheck:
         self._totals.index_objects = len(live)
         self._totals.marked_packs = len(self._marked & {PackId(name) for name in self._sizes})
         self._count_unindexed()
-        if self._local_differs:
+        # Of several listings the local index has the one that the pack itself gives.
+        differing = self._local_differs - self._contradicted
+        if differing:
             self._findings.damage(
                 Subject.LOCAL,
                 b"",
-                f"local index: {self._local_differs} packs are not as the store has them; remove "
+                f"local index: {len(differing)} packs are not as the store has them; remove "
                 f"{self._archive.state_folder / 'index.db'}, it is rebuilt from the store",
             )
 
@@ -109,15 +113,39 @@ class IndexCheck:
     def _take_object(self, name: ObjectId, content: IndexObject) -> None:
         readable_meta = []
         for pack in content.packs:
+            if self._is_refuted(pack, name, content.writer_id):
+                continue
             if self._take_pack(pack, name, content.writer_id):
                 self._table.add(pack.directory.chunk_ids, pack.directory.chunk_lens)
                 if pack.header.role is Role.META:
                     readable_meta.append(pack)
-            self._local_differs += self._local.differs(name, pack)
+            if self._local.differs(name, pack):
+                self._local_differs.add(pack.pack_id)
         # Trees are then found through what the store's own index objects say.
         self._fresh.index.add_object(
             name, replace(content, packs=tuple(readable_meta), marked=(), replaces=())
         )
+
+    def _is_refuted(self, pack: IndexedPack, name: ObjectId, lister: WriterId) -> bool:
+        """Tell whether the pack says something else of itself; asked where the local index does."""
+        size = self._sizes.get(ObjectId(pack.pack_id))
+        if self._archive.index.has_listing(pack) is not False or size is None:
+            return False
+        try:
+            real = read_listing(self._archive.keys, self._store, pack.pack_id, size)
+        except (DataError, WrongKey, ObjectNotFound):
+            return False
+        if listing_digest(real) == listing_digest(pack):
+            return False
+        is_known = lister in self._distrusted
+        who = "a writer that is distrusted" if is_known else f"writer {short_hex(lister)}"
+        (self._findings.note if is_known else self._findings.damage)(
+            Subject.INDEX,
+            name,
+            f"pack {pack.pack_id.hex()}: the index object {short_hex(name)} by {who} says of it "
+            "what it does not say of itself",
+        )
+        return True
 
     def _take_pack(self, pack: IndexedPack, name: ObjectId, lister: WriterId) -> bool:
         """Take in one pack of an index object; tell whether it is new and there."""
@@ -127,6 +155,7 @@ class IndexCheck:
         seen = self.packs.get(pack_id)
         if seen is not None or pack_id in self.missing:
             if seen is not None and (seen.digest, seen.size) != (facts.digest, facts.size):
+                self._contradicted.add(pack_id)
                 is_known = lister in self._distrusted
                 (self._findings.note if is_known else self._findings.damage)(
                     Subject.INDEX,

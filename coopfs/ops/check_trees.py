@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 from coopfs.archive.archive import Archive
 from coopfs.archive.snapshots import Snapshot
 from coopfs.errors import ChunkCorrupt, ChunkMissing, DataError, ObjectNotFound, WrongKey
-from coopfs.format.nodes import SpanNode
+from coopfs.format.nodes import SpanChild
 from coopfs.format.survey import Survey
 from coopfs.format.tree import Entry, Span, Totals
-from coopfs.ids import ChunkId, SpanNodeId, TreeId, short_hex
+from coopfs.ids import SpanNodeId, TreeId, short_hex
 from coopfs.ops.check_ahead import SurveysAhead
 from coopfs.ops.check_chunks import ChunkTable
 from coopfs.ops.check_findings import Findings, HurtFile, Subject
@@ -28,6 +28,9 @@ _KEPT: Final = struct.Struct("<BQQQQ")
 # What is kept of a span node: level, bytes.
 _KEPT_SPANS: Final = struct.Struct("<BQ")
 _U64: Final = (1 << 64) - 1
+# Named of one snapshot.  A hacked host can put a folder into another twice, that one twice
+# into a third, and so on: 60 small nodes, and more paths than anybody can list.
+HURT_MAX: Final = 1 << 22
 
 
 class _Below(NamedTuple):
@@ -88,7 +91,7 @@ class TreeCheck:
         self._hurt: set[TreeId] = set()  # walked, something below cannot be read
         self._unreadable: dict[bytes, str] = {}  # node id -> why
         self._spans_done: dict[SpanNodeId, bytes] = {}
-        self._spans_hurt: set[SpanNodeId] = set()
+        self._spans_hurt: dict[SpanNodeId, tuple[int, int]] = {}  # bytes lost, the first's offset
         self.node_count = 0
         self.file_count = 0
 
@@ -192,9 +195,8 @@ class TreeCheck:
                     f"{short_hex(below.tree_id)} has {below.entry_count} entries, it has {count}; "
                     "do not trust its writer",
                 )
-        self._done[frame.tree_id] = _KEPT.pack(
-            frame.level, frame.count, frame.files, frame.folders, min(frame.size, _U64)
-        )
+        sums = frame.count, frame.files, frame.folders, frame.size
+        self._done[frame.tree_id] = _KEPT.pack(frame.level, *(min(n, _U64) for n in sums))
         if frame.is_hurt:
             self._hurt.add(frame.tree_id)
 
@@ -241,12 +243,8 @@ class TreeCheck:
         if length != size:
             why = f"its chunks have {length} bytes, its entry says {size}"
             return size, 0, f"{why}; do not trust its writer"
-        if root not in self._spans_hurt:
-            return None
-        try:
-            return self._lost_in(self._readable_spans(root, size))
-        except (DataError, ObjectNotFound, WrongKey) as exc:
-            return size, 0, _why(exc)
+        hurt = self._spans_hurt.get(root)
+        return None if hurt is None else (*hurt, "")
 
     def _walk_spans(self, node_id: SpanNodeId, level: int | None) -> None:
         """Walk a span tree once; levels descend, so recursion is bounded by MAX_LEVEL."""
@@ -254,48 +252,48 @@ class TreeCheck:
             return
         try:
             node = self._archive.load_span_node(node_id)
-            if level is not None and node.level != level:
-                raise DataError(f"span node {short_hex(node_id)}: at the wrong level")
         except (DataError, ObjectNotFound, WrongKey) as exc:
             self._unreadable[node_id] = _why(exc)
             self._damage(node_id, f"span node {short_hex(node_id)}: cannot be read: {_why(exc)}")
             return
+        if level is not None and node.level != level:
+            return  # the pointer's fault: another one may be right
         self.node_count += 1
         is_hurt = not self._table.need_node(node_id)
-        length = 0
+        length = lost = 0
+        first = -1
         for span_len, chunk_id in node.spans:
-            length += span_len
             if chunk_id is not None and not self._table.need(chunk_id, span_len):
-                is_hurt = True
+                lost += span_len
+                first = length if first < 0 else first
+            length += span_len
         for child in node.children:
-            self._walk_spans(child.node_id, node.level - 1)
-            kept = self._spans_done.get(child.node_id)
+            lost_below = self._lost_below(node_id, child, node.level - 1)
+            if lost_below is not None:
+                lost += lost_below[0]
+                first = length + lost_below[1] if first < 0 else first
             length += child.length
-            if kept is None:
-                is_hurt = True
-                continue
-            child_level, child_len = _KEPT_SPANS.unpack(kept)
-            is_hurt = is_hurt or child.node_id in self._spans_hurt
-            if child_len != child.length or child_level != node.level - 1:
-                self._damage(
-                    node_id,
-                    f"span node {short_hex(node_id)}: says that {short_hex(child.node_id)} has "
-                    f"{child.length} bytes, it has {child_len}; do not trust its writer",
-                )
-                is_hurt = True
         self._spans_done[node_id] = _KEPT_SPANS.pack(node.level, min(length, _U64))
-        if is_hurt:
-            self._spans_hurt.add(node_id)
+        if is_hurt or first >= 0:
+            self._spans_hurt[node_id] = lost, max(first, 0)
 
-    def _readable_spans(self, node_id: SpanNodeId, size: int) -> Iterator[Span]:
-        """Yield a file's spans; what is below an unreadable node as one that is lost."""
-        if node_id in self._unreadable:
-            yield Span(size, _NO_CHUNK)
-            return
-        node: SpanNode = self._archive.load_span_node(node_id)
-        yield from node.spans
-        for child in node.children:
-            yield from self._readable_spans(child.node_id, child.length)
+    def _lost_below(
+        self, node_id: SpanNodeId, child: SpanChild, level: int
+    ) -> tuple[int, int] | None:
+        """Return (bytes, first offset) of what cannot be read below a child, or None."""
+        self._walk_spans(child.node_id, level)
+        if child.node_id in self._unreadable:
+            return child.length, 0
+        kept = self._spans_done.get(child.node_id)
+        if kept == _KEPT_SPANS.pack(level, min(child.length, _U64)):
+            return self._spans_hurt.get(child.node_id)
+        self._damage(
+            node_id,
+            f"span node {short_hex(node_id)}: says that {short_hex(child.node_id)} has "
+            f"{child.length} bytes and is at level {level}, which is not so; do not trust its "
+            "writer",
+        )
+        return child.length, 0  # a reader stops here
 
     # --- who is hurt -------------------------------------------------------------
 
@@ -303,9 +301,15 @@ class TreeCheck:
         """Yield what cannot be read of a snapshot that was walked, in path order."""
         root = snapshot.facts.root
         pending: list[tuple[bytes, TreeId]] = [(b"", root)]
+        count = 0
         while pending:
             path, tree_id = pending.pop()
+            if count > HURT_MAX:
+                why = f"and more than {HURT_MAX:,} before it; the rest is not named"
+                yield HurtFile(snapshot, path or b"/", True, 0, 0, 0, why)
+                return
             if tree_id in self._unreadable:
+                count += 1
                 yield HurtFile(snapshot, path or b"/", True, 0, 0, 0, self._unreadable[tree_id])
                 continue
             if tree_id not in self._hurt:
@@ -314,6 +318,7 @@ class TreeCheck:
             for entry in node.entries:
                 lost = self._lost_of(entry)
                 if lost is not None:
+                    count += 1
                     yield HurtFile(snapshot, path + b"/" + entry.name, False, entry.size, *lost)
             pending += [
                 (path + b"/" + entry.name, entry.tree)
@@ -321,9 +326,6 @@ class TreeCheck:
                 if entry.tree is not None
             ]
             pending += [(path, child.tree_id) for child in reversed(node.children)]
-
-
-_NO_CHUNK: Final = ChunkId(bytes(32))  # stands for a chunk that is nowhere
 
 
 def _why(exc: Exception) -> str:

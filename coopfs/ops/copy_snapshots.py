@@ -178,7 +178,7 @@ class _Run:
         self._writer, self._chunks, self._signer = writer, chunks, signer
         self._report, self._progress = report, progress
         # From before the target's index was first relied on: see secure_tree().
-        self._generation, self._begun_s = target.index.generation, target.index_read_s
+        self._generation, self._begun_s = target.index.loaded_generation, target.index_read_s
         self._trees: dict[TreeId, TreeId] = {}  # copied in this run
         self._files = self._size = 0  # of the snapshots so far, for the progress
 

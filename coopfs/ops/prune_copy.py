@@ -76,12 +76,17 @@ class Copier:
         """See to it that all of *packs* can go; *on_done* is told which really can.
 
         It is called when copies are durable and in the index, for some packs at a time.
-        A pack of which something needed cannot be read is never among them.
+        A pack of which something needed cannot be read is never among them.  One that is
+        listed in several ways is only when that holds for each of them: a hacked host can
+        list another's pack as one with nothing in it.
         """
+        listings: dict[PackId, list[PackInfo]] = {}
+        for pack in packs:
+            listings.setdefault(pack.pack_id, []).append(pack)
         ready: list[PackId] = []
-        for done, pack in enumerate(packs, 1):
-            if self._secure_pack(pack):
-                ready.append(pack.pack_id)
+        for done, (pack_id, same) in enumerate(listings.items(), 1):
+            if all([self._secure_pack(pack) for pack in same]):
+                ready.append(pack_id)
             self._progress.update(files=done, bytes_=self.copied.plain_len)
             writer = self._writer
             if writer is not None and (
@@ -188,7 +193,8 @@ class Copier:
         """Open a block and compare all its ids; one that fails is not relied on any more."""
         index = self._archive.index
         try:
-            bad = self._archive.blocks.load(block.block_no).bad
+            # Not from the disk cache: what is there may be rotten in the store, or gone.
+            bad = self._archive.blocks.load_from_store(block.block_no).bad
             problem = "a chunk in it is not what its id says" if bad else ""
         except (DataError, ObjectNotFound) as exc:
             problem = str(exc)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from coopfs.archive.archive import Archive
@@ -25,7 +25,7 @@ from coopfs.store.base import Kind
 
 OBJECTS_MAX: Final = 64  # live index objects; beyond, they are consolidated (DESIGN)
 DEAD_SHARE: Final = 0.25  # of an object's packs gone: it is written anew without them
-MARKS_MAX: Final = 1 << 20  # in one object: 32 MB
+MARKS_MAX: Final = 1 << 18  # in one object: 9 MB
 
 
 def put_index_object(
@@ -183,6 +183,9 @@ def _contents(
 ) -> Iterator[tuple[KnownObject, IndexObject]]:
     for known in group:
         content = archive.read_index_object(known.name)
+        # What a pack itself has refuted is not signed anew (coopfs.archive.listings).
+        packs = [p for p in content.packs if archive.index.has_listing(p) is not False]
+        content = replace(content, packs=tuple(packs))
         if content.writer_id == admin.writer_id or _is_honest(archive, content):
             yield known, content
 

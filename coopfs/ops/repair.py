@@ -18,16 +18,12 @@ from pathlib import Path
 from typing import Final
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.listings import read_listing
 from coopfs.archive.writer import INDEX_CHUNKS
 from coopfs.errors import DataError, FormatUnsupported, ObjectNotFound, StoreDenied, WrongKey
 from coopfs.format.index import IndexedPack, IndexObject, live_objects
 from coopfs.format.keys import SigningKey
-from coopfs.format.pack import (
-    TRAILER_LEN,
-    decode_trailer,
-    open_directory,
-    verify_directory,
-)
+from coopfs.format.pack import verify_directory
 from coopfs.ids import ObjectId, PackId, WriterId, short_hex
 from coopfs.ops.check import fresh_archive
 from coopfs.ops.check_findings import HurtFile
@@ -39,7 +35,6 @@ from coopfs.ops.set_aside import Strangers, find_strangers, set_aside
 from coopfs.store.base import Kind
 
 THREADS: Final = 4
-TAIL_LEN: Final = 64 << 10  # bytes read first: trailer and, as a rule, the whole directory
 
 
 @dataclass(slots=True)
@@ -121,6 +116,7 @@ class _Repair:
         self._replaced_before: list[ObjectId] = []  # bad index objects an earlier run left
         self._live: list[ObjectId] = []  # index objects that count
         self._sizes: dict[PackId, int] = {}  # of the packs in the store
+        self._doubted: set[PackId] = set()  # listed by writers that are distrusted
         self._found: list[IndexedPack] = []  # of a dry run: what a real one would list again
         self.report = RepairReport()
 
@@ -131,6 +127,7 @@ class _Repair:
         replaces: dict[ObjectId, tuple[ObjectId, ...]] = {}
         packs_of: dict[ObjectId, set[PackId]] = {}
         marked_by: dict[ObjectId, set[PackId]] = {}
+        distrusted = archive.objects.distrusted()
         names = sorted(info.name for info in self._store.list(Kind.INDEX))
         self._progress.start(len(names), None)
         for number, name in enumerate(names, 1):
@@ -145,7 +142,10 @@ class _Repair:
                 report.bad_index[name] = str(exc)
                 continue
             replaces[name] = content.replaces
-            packs_of[name] = {pack.pack_id for pack in content.packs}
+            # Whoever is distrusted may have listed others' packs wrongly, to hide them.
+            is_believed = content.writer_id not in distrusted
+            packs_of[name] = {p.pack_id for p in content.packs} if is_believed else set()
+            self._doubted |= set() if is_believed else {p.pack_id for p in content.packs}
             marked_by[name] = set(content.marked)
         live = live_objects(dict(replaces))
         self._live = sorted(live)
@@ -164,7 +164,9 @@ class _Repair:
             if pack_id not in listed  # marked or not: one that was undeleted may be needed
         }
         report.missing = sorted(
-            pack_id for pack_id in listed - sizes.keys() - marked if self._is_missing(pack_id)
+            pack_id
+            for pack_id in (listed | self._doubted) - sizes.keys() - marked
+            if self._is_missing(pack_id)
         )
 
     def _is_missing(self, pack_id: PackId) -> bool:
@@ -207,6 +209,8 @@ class _Repair:
                 ):
                     self._progress.update(files=number, bytes_=0)
                     if isinstance(pack, IndexedPack):
+                        if pack_id in self._doubted and self._archive.index.has_listing(pack):
+                            continue  # it is as the distrusted writer has said
                         yield pack
                     elif pack:
                         self.report.unreadable[pack_id] = pack
@@ -217,24 +221,17 @@ class _Repair:
         """Return what a pack says it holds, verified; or what is wrong with it."""
         pack_id, size = item
         what = f"pack {short_hex(pack_id)}"
-        keys = self._archive.keys
+        archive = self._archive
         try:
-            tail_len = min(size, TAIL_LEN)
-            tail = self._store.get(Kind.DATA, pack_id, size - tail_len, tail_len)
-            opener, offset, sealed_len = decode_trailer(keys, tail, size, what)
-            if sealed_len + TRAILER_LEN <= tail_len:
-                sealed = tail[tail_len - TRAILER_LEN - sealed_len : tail_len - TRAILER_LEN]
-            else:
-                sealed = self._store.get(Kind.DATA, pack_id, offset, sealed_len)
-            directory = open_directory(opener, sealed, what)
-            writer = self._archive.objects.writers().get(directory.writer_id)
-            admin_key = self._archive.config.admin_public_key
-            verify_directory(directory, writer.public_key if writer else admin_key, what)
+            pack = read_listing(archive.keys, self._store, pack_id, size)
+            writer = archive.objects.writers().get(pack.directory.writer_id)
+            admin_key = archive.config.admin_public_key
+            verify_directory(pack.directory, writer.public_key if writer else admin_key, what)
         except ObjectNotFound:
             return ""  # deleted meanwhile
         except (DataError, WrongKey) as exc:
             return str(exc)
-        return IndexedPack(pack_id, size, opener.header, directory)
+        return pack
 
     # --- what is not there any more ---------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from coopfs.archive.archive import Archive
 from coopfs.errors import DataError, ObjectNotFound
@@ -18,6 +18,9 @@ from coopfs.format.tree import Entry, Kind
 from coopfs.ops.exclude import Excludes
 
 NOTHING = Excludes.from_patterns(())
+# Folders in folders; twice what a path of Linux has room for.  A hacked host can store a chain
+# of millions, and each level of a walk keeps its whole path.
+LEVELS_MAX: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ def walk(
     """Visit what *selection* takes of the folder *top* and below; *top* itself is not visited.
 
     *path* is that of *top* in the snapshot, with slashes at both ends.  A folder whose
-    list cannot be read is reported by its path and is then as long as it could be read.
+    list cannot be read is reported by its path and is then as long as it could be read;
+    one that is nested absurdly deeply is reported and passed over.
 
     Raises:
         StoreUnavailable: the partner cannot be reached.
@@ -106,6 +110,10 @@ def walk(
                         below, entry.name, is_folder=is_folder, is_below_taken=level.is_taken
                     )
                 if is_folder and not entry.unsupported:
+                    if len(levels) >= LEVELS_MAX:
+                        path = level.path + entry.name
+                        on_unreadable(path, f"more than {LEVELS_MAX} folders within each other")
+                        continue
                     yield Visit(Event.ENTER, entry, is_taken)
                     levels.append(
                         _Level(

@@ -150,7 +150,8 @@ class _Run:
         self._start = time.monotonic()
         self._last_partial = self._start
         self._begun_s = archive.index_read_s
-        self._generation = archive.index.generation
+        # What look-ups here go by: another process may have marked packs since it was read.
+        self._generation = archive.index.loaded_generation
         self._witnesses = Witnesses(archive.state, f"{archive.settings.host}/{request.series}")
         chunker = Chunker(archive.config.chunker, archive.keys.chunker_seed())
         self._reader = ContentReader(writer, chunker, self._on_read)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coopfs.format.snapshot import PROBLEMS_MAX, Counts, Problem
+from coopfs.format.snapshot import PROBLEMS_LEN_MAX, PROBLEMS_MAX, Counts, Problem
 from coopfs.format.tree import Entry, Kind
 
 
@@ -22,6 +22,7 @@ class Tally:
     read: int = 0
     problems: list[Problem] = field(default_factory=list)
     problem_count: int = 0
+    problems_len: int = 0  # bytes of their paths and reasons
 
     def counts(self, new_len: int, stored_len: int) -> Counts:
         """Return the numbers for the snapshot object; arguments in bytes."""
@@ -51,5 +52,6 @@ class Tally:
         """Note that *path* could not be read, or changed; the run goes on."""
         reason = problem if isinstance(problem, str) else (problem.strerror or str(problem))
         self.problem_count += 1
-        if len(self.problems) < PROBLEMS_MAX:
+        self.problems_len += len(path) + len(reason)
+        if len(self.problems) < PROBLEMS_MAX and self.problems_len <= PROBLEMS_LEN_MAX:
             self.problems.append(Problem(path, reason))

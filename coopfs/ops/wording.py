@@ -1,4 +1,4 @@
-"""Numbers as sentences have them: counts, sizes, ages, days."""
+"""Numbers as sentences have them: counts, sizes, ages, days; and text that is not ours."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import time
 from typing import Final
 
 _AGES: Final = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+def printable(text: str) -> str:
+    """Return *text* without what would steer a terminal; stored text is not ours."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Do as :func:`printable`, but keep line ends."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def count(number: int, what: str, plural: str = "") -> str:

@@ -11,6 +11,7 @@ import base64
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Final
 
@@ -208,10 +209,7 @@ def _put(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
         upload = visitor.desk.depot.begin_put(kind, name, exchange.body_len, is_admin=is_admin)
     except ObjectCorrupt as exc:
         raise Refused(HTTPStatus.CONFLICT, str(exc)) from exc
-    with upload:
-        if kind == LOCKS:
-            # Before the lock can be seen: whoever sees it must be able to tell whose it is.
-            visitor.desk.locks.remember(name, visitor.pin)
+    with upload, _owned(visitor, kind, name):
         yield from exchange.let_client_go_on()
         while exchange.body_left:
             # Decrypted to where it is hashed and written from.
@@ -223,6 +221,24 @@ def _put(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:
     signed = sign_receipt(receipt, visitor.signer)
     headers = [(RECEIPT_HEADER, base64.b64encode(signed).decode())]
     yield from exchange.answer(HTTPStatus.OK, headers=headers)
+
+
+@contextmanager
+def _owned(visitor: Visitor, kind: str, name: str) -> Iterator[None]:
+    """Note whose a lock is before it can be seen, and nothing of one that never comes.
+
+    What is noted is in no quota, and a client may begin as many as it likes.
+    """
+    is_new = kind == LOCKS and visitor.desk.locks.remember(name, visitor.pin)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            try:
+                visitor.desk.depot.size(kind, name)
+            except ObjectNotFound:
+                visitor.desk.locks.forget(name)
+        raise
 
 
 def _delete(exchange: Exchange, target: Target, visitor: Visitor) -> Steps:

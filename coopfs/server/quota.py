@@ -17,6 +17,11 @@ ADMIN_EXTRA: Final = 20  # the admin key may go one part in so many (5 %) over t
 # The trash takes a quarter of the quota without counting against it: about what a
 # monthly prune of a tenth lets go in the 30 days it lies there, twice over.
 TRASH_PART: Final = 4
+# Every object is a file, however small: a disk has room for so many (ext4 makes an inode for
+# 16 KiB), and a partner must not take them all with a quota's worth of single bytes.  What
+# coopfs puts has 64 KiB at least, restic's packs megabytes.
+BYTES_AN_OBJECT: Final = 16 << 10
+OBJECTS_FREE: Final = 10_000
 UNLIMITED: Final = 1 << 62  # bytes left where no quota was set
 DAY_NS: Final = 24 * 3600 * 10**9
 
@@ -87,6 +92,7 @@ class Ledger:
         self.terms = terms
         self.count = Count()
         self._reserved = 0
+        self._reserved_objects = 0
         self._reserved_today = 0
 
     def reserve(self, label: str, size: int, day: int, *, is_admin: bool) -> None:
@@ -96,7 +102,7 @@ class Ledger:
         writes before it deletes, and must always be able to make room.
 
         Raises:
-            StoreFull: it would go over the quota or the day's share.
+            StoreFull: it would go over the quota or the day's share, or there are too many.
         """
         with self.lock:
             left = self.left(is_admin=is_admin)
@@ -105,6 +111,14 @@ class Ledger:
                     f"{label}: {size} bytes are over the quota: {max(left, 0)} of "
                     f"{self.terms.quota_bytes} bytes are left; forget and prune what is not "
                     f"needed, or ask the partner for more"
+                )
+            most = self._objects_max(is_admin=is_admin)
+            there = self.count.objects + self.count.trash_objects + self._reserved_objects
+            if there >= most:
+                raise StoreFull(
+                    f"{label}: {there} objects are here already, the trash included, and the "
+                    f"quota of {self.terms.quota_bytes} bytes has room for {most} of them; forget "
+                    f"and prune what is not needed, or ask the partner for more"
                 )
             per_day = self.terms.per_day_bytes
             left_today = per_day - self._today(day) - self._reserved_today
@@ -115,13 +129,20 @@ class Ledger:
                     f"ask the partner for more"
                 )
             self._reserved += size
+            self._reserved_objects += 1
             self._reserved_today += size
 
     def release(self, size: int) -> None:
         """Give back what was reserved, whether or not the upload became an object."""
         with self.lock:
             self._reserved -= size
+            self._reserved_objects -= 1
             self._reserved_today -= size
+
+    def _objects_max(self, *, is_admin: bool) -> int:
+        quota = self.terms.quota_bytes
+        most = OBJECTS_FREE + quota // BYTES_AN_OBJECT if quota else UNLIMITED
+        return most + (most // ADMIN_EXTRA if is_admin else 0)
 
     def left(self, *, is_admin: bool = False) -> int:
         """Return how many bytes may still be put; negative where the quota was lowered."""

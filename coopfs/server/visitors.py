@@ -58,19 +58,20 @@ class LockOwners:
                 if entry.name not in present:
                     entry.unlink(missing_ok=True)
 
-    def remember(self, name: str, pin: str) -> None:
-        """Note that the lock *name* is *pin*'s, unless it is somebody's already.
+    def remember(self, name: str, pin: str) -> bool:
+        """Note that the lock *name* is *pin*'s; False: it is somebody's already.
 
         Raises:
             StoreFull, StoreError: that cannot be written.
         """
         path = self._folder / name
-        with (
-            self._translated(),
-            suppress(FileExistsError),
-            path.open("x", encoding="ascii") as file,
-        ):
-            file.write(pin)
+        with self._translated():
+            try:
+                with path.open("x", encoding="ascii") as file:
+                    file.write(pin)
+            except FileExistsError:
+                return False
+        return True
 
     def owner_of(self, name: str) -> str | None:
         """Return the pin of who put the lock, None if nobody knows."""

@@ -22,6 +22,7 @@ from coopfs.store.line import FREE_LINE, Pace
 DRAIN_MAX: Final = 64 << 10  # bytes; more of an unwanted answer costs more than a new connection
 _LINE_LEN_MAX: Final = 64 << 10  # bytes; these two as in http.client
 _HEADERS_MAX: Final = 100
+_CONTINUES_MAX: Final = 10  # heads; one is usual
 
 
 class Headers(http.client.HTTPMessage):
@@ -68,10 +69,13 @@ class Reply(http.client.HTTPResponse):
             http.client.IncompleteRead: it was cut off.
             http.client.HTTPException: it is no HTTP.
         """
-        version, status, reason = self._read_status()
-        while status == http.HTTPStatus.CONTINUE:
-            self._read_headers()
+        for _ in range(_CONTINUES_MAX):
             version, status, reason = self._read_status()
+            if status != http.HTTPStatus.CONTINUE:
+                break
+            self._read_headers()
+        else:  # as much would be an answer that neither comes nor times out
+            raise http.client.HTTPException('nothing but "100 Continue"')
         self.code = self.status = status
         self.reason = reason.strip()
         if not version.startswith("HTTP/1."):

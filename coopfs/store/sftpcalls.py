@@ -15,6 +15,9 @@ from coopfs.store.sftpchannel import Pending, SftpChannel
 from coopfs.store.sftpwire import Attrs, Code, Op, WireError
 
 _ROOM_MIN: Final = 1 << 20  # bytes free at which a disk counts as full
+# Names in the folders asked for at once; more is a server that would have us keep them all
+# in memory until there is none left.  As many objects as a REST listing may have.
+LISTED_MAX: Final = 2_500_000
 # What was asked, where it makes a difference to what a refusal means.
 WRITING: Final = "writing"
 
@@ -151,6 +154,7 @@ class SftpCalls:
                 self.close_handles([*handles.values()])
                 raise meant from exc
         rest = dict(handles)
+        left = LISTED_MAX
         try:
             while rest:
                 # Two each: most folders end with the second.
@@ -165,6 +169,9 @@ class SftpCalls:
                     if listing is None:
                         raise AssertionError("it was opened")
                     listing += found
+                    left -= len(found)
+                    if left < 0:
+                        raise self.nonsense(f"a listing of more than {LISTED_MAX:,} names")
         finally:
             self.close_handles([*handles.values()])
         return listings

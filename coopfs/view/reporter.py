@@ -7,6 +7,7 @@ import os
 from typing import Final
 
 from coopfs.errors import CoopfsError, NotFound
+from coopfs.ops.wording import printable
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.names import Names
 
@@ -31,7 +32,8 @@ class Reporter:
             if len(self._reported) >= REPORTED_MAX:
                 self._reported.clear()
             self._reported.add(key)
-            log.error("%s: %s", os.fsdecode(self.path(ino)), exc)
+            # One line each: a name with a line end in it must not look like two.
+            log.error("%s: %s", printable(os.fsdecode(self.path(ino))), printable(str(exc)))
         return exc.errno
 
     def path(self, ino: int) -> bytes:
