@@ -24,6 +24,12 @@ def test_a_block_is_found_under_its_pack_place_and_kind(tmp_path: Path) -> None:
     assert [p for p in tmp_path.rglob("*.part")] == []
 
 
+def test_the_folders_above_are_private_too(tmp_path: Path) -> None:
+    BlockCache(tmp_path / "cache" / "id").put(PACK, 1, b"sealed", is_meta=False)
+    for made in ("cache", "cache/id"):
+        assert (tmp_path / made).stat().st_mode & 0o777 == 0o700
+
+
 def test_content_is_trimmed_oldest_first_and_metadata_never(tmp_path: Path) -> None:
     cache = BlockCache(tmp_path, 1000)
     cache.put(OTHER, 0, bytes(5000), is_meta=True)

@@ -136,6 +136,12 @@ def test_a_locked_database_is_never_taken_for_a_damaged_one(
     state.close()
 
 
+def test_the_folders_above_are_private_too(tmp_path: Path) -> None:
+    State(tmp_path / "state" / "id").close()
+    for made in ("state", "state/id"):
+        assert (tmp_path / made).stat().st_mode & 0o777 == 0o700
+
+
 def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CoopfsError, match="file"):

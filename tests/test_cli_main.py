@@ -118,6 +118,13 @@ def test_help_names_every_command_and_global_option(capsys: pytest.CaptureFixtur
     assert "see coopfs --help" in text
 
 
+def test_help_of_a_group_says_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["partner", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "..." not in text
+    assert "leave Take nothing new from the partner NAME, and keep its data for the" in text
+
+
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"coopfs {__version__}\n"

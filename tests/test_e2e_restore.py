@@ -49,6 +49,16 @@ def attributes_of(folder: Path) -> list[bytes]:
     )
 
 
+def test_an_empty_target_is_not_the_folder_one_is_in(
+    host: Host, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    ran = host.run("restore", spec, "--target", "")
+    assert (ran.code, "--target is empty" in ran.err) == (2, True)
+    assert os.listdir() == []
+
+
 def test_everything_comes_back_as_it_was(host: Host, spec: str, tmp_path: Path) -> None:
     ran = host.ok("restore", spec, "--target", tmp_path / "out", "--verify")
     assert differences(host.base / "source", tmp_path / "out") == []

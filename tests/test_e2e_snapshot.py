@@ -194,6 +194,10 @@ def test_a_dry_run_leaves_the_store_as_it_was(shell: Shell) -> None:
         (("source", "--host", "other"), "enrolled as 'anna'"),
         (("source", "--partial-interval", "soon"), "expected a time"),
         (("source", "--exclude-file", "nowhere"), "nowhere"),
+        (("",), "an empty PATH"),
+        (("source", ""), "an empty PATH"),
+        (("source", "--tag", "a,b"), "with a comma"),
+        (("source", "--tag", ""), "tag ''"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_exit_code_2(

@@ -269,6 +269,32 @@ def test_a_file_that_has_grown_since_its_stat_is_read_whole(tmp_path: Path, cutt
         os.close(fd)
 
 
+@pytest.mark.parametrize("most", [1, 700, 5000])
+@pytest.mark.parametrize("stated", [0, 900, 1000, 100_000])
+def test_a_file_system_that_returns_less_than_it_was_asked_for_is_asked_again(
+    tmp_path: Path, cutter: Cutter, monkeypatch: pytest.MonkeyPatch, stated: int, most: int
+) -> None:
+    read, pread = os.read, os.pread
+    monkeypatch.setattr(content_module.os, "read", lambda fd, n: read(fd, min(n, most)))
+    monkeypatch.setattr(content_module.os, "pread", lambda fd, n, at: pread(fd, min(n, most), at))
+    for length in (1000, 30_000):
+        data = random.Random(most).randbytes(length)
+        fd = os.open(write(tmp_path / "f", data), os.O_RDONLY)
+        try:
+            content = cutter.reader.read_file(fd, stated, 256)
+        finally:
+            os.close(fd)
+        assert (content.size, cutter.joined(content)) == (length, data)
+
+
+@pytest.mark.parametrize("path", ["/proc/sys/kernel/ostype", "/proc/self/mountinfo"])
+def test_what_has_content_though_it_says_it_is_empty_is_read(cutter: Cutter, path: str) -> None:
+    # /proc/sys refuses to be read by megabytes.
+    assert Path(path).stat().st_size == 0
+    content = cutter.read(Path(path))
+    assert cutter.joined(content) == Path(path).read_bytes() != b""
+
+
 @pytest.mark.parametrize("special", ["/dev/zero", "/dev/null"])
 def test_a_device_is_never_read_as_a_long_file(cutter: Cutter, special: str) -> None:
     fd = os.open(special, os.O_RDONLY)

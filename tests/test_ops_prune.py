@@ -610,8 +610,9 @@ def test_a_tree_that_cannot_be_read_refuses_and_names_the_snapshot(taken: Lab) -
         archive.blocks.forget_memory()
         with pytest.raises(
             PruneRefused, match=f"snapshot {newest.snapshot_id.hex()[:8]} .* cannot"
-        ):
+        ) as refused:
             prune(archive, 0)
+        assert f'"coopfs forget {newest.snapshot_id.hex()[:8]}"' in str(refused.value)
         assert store.requests["delete", Kind.DATA] == 0
 
 

@@ -669,6 +669,23 @@ def test_more_than_a_snapshot_can_say_is_refused_before_the_work(lab: Lab) -> No
     assert lab.objects(StoreKind.DATA) == before
 
 
+def test_a_time_that_no_64_bits_of_nanoseconds_hold_becomes_the_nearest(
+    lab: Lab, no_race: None
+) -> None:
+    path = write(lab.source / "f", "x")
+    far_ns = 13_000_000_000 * 10**9  # the year 2381: ext4 keeps it, into 2446
+    os.utime(path, ns=(far_ns, far_ns))
+    if path.stat().st_mtime_ns != far_ns:
+        pytest.skip("this file system keeps no time in the year 2381")
+    for _ in range(2):
+        report = lab.take()
+        assert report.facts.problem_count == 0
+    assert report.facts.counts.files_unchanged == 1
+    with lab.open() as (archive, _store):
+        entry = entry_below(archive, report.facts.root, path)
+        assert entry.mtime_ns == (1 << 63) - 1
+
+
 # --- a run as a whole -----------------------------------------------------------------------
 
 

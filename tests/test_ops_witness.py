@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -74,6 +76,23 @@ def test_names_are_split_whatever_bytes_are_in_the_records(tmp_path: Path) -> No
     joined = b"".join(r + n + b"\0" for r, n in zip(records, names, strict=True))
     assert list(split_names(joined)) == list(zip(names, records, strict=True))
     assert list(split_names(b"")) == []
+
+
+def test_times_beyond_64_bits_of_nanoseconds_have_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.touch()
+    status = os.stat(path)
+    for far_ns in (1 << 63, -(1 << 63), 1 << 70):
+        far = SimpleNamespace(
+            **{name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+        )
+        far.st_mtime_ns = far_ns
+        record = WitnessRules().record(cast("os.stat_result", far))
+        assert len(record) == RECORD_LEN
+        assert record != WitnessRules().record(status)
+        far.st_ctime_ns = far_ns
+        nearest = (1 << 63) - 1 if far_ns > 0 else 1 - (1 << 63)
+        assert WitnessRules().youngest_in(WitnessRules().record(far)) == nearest  # type: ignore[arg-type]  # it has what is looked at
 
 
 def test_what_is_ignored_makes_no_difference_and_the_rest_does(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from coopfs.dirs import make_private_folder
+from coopfs.errors import ConfigError
 from coopfs.ids import PackId
 
 DATA_LEN_MAX: Final = 4 << 30  # bytes of file content kept by default
@@ -51,10 +53,12 @@ class BlockCache:
         path = self._path(pack_id, ordinal, is_meta=is_meta)
         part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not path.parent.is_dir():
+                make_private_folder(self._folder)  # mkdir() gives those above no mode
+                path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(sealed)
             part.replace(path)
-        except OSError:
+        except (OSError, ConfigError):
             with suppress(OSError):
                 part.unlink()
             return

@@ -19,10 +19,7 @@ from coopfs.errors import CoopfsError, StateBusy
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Hold the lock *path*, waiting for it; for what takes a moment."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise CoopfsError(f"{path}: {exc.strerror}") from exc
+    fd = _open(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
@@ -38,10 +35,7 @@ def series_lock(state_folder: Path, series: str) -> Iterator[None]:
         StateBusy: another run holds it.
     """
     path = state_folder / f"series-{blake3(series.encode()).hexdigest(8)}.lock"
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise CoopfsError(f"{path}: {exc.strerror}") from exc
+    fd = _open(path)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,6 +47,16 @@ def series_lock(state_folder: Path, series: str) -> Iterator[None]:
         yield
     finally:
         _release(fd)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise CoopfsError(
+            f"{path}: {exc.strerror}; state must be kept where this user can write, also to read "
+            "an archive: COOPFS_STATE_DIR says where"
+        ) from exc
 
 
 def _release(fd: int) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from coopfs.archive.lock import file_lock
+from coopfs.dirs import make_private_folder
 from coopfs.errors import CoopfsError, StateBusy
 
 SCHEMA_VERSION: Final = 4
@@ -91,8 +92,7 @@ class State:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
-        with translated(self._path):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(folder)
         # One at a time: or one process removes the file another has just made.
         with file_lock(folder / f"{FILE_NAME}.lock"), translated(self._path):
             if not self._is_current():

@@ -27,7 +27,7 @@ OVERWRITE = ("if-changed", "if-newer", "always", "never")
     "-t",
     "--target",
     required=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="DIR",
     help="The folder to restore into; made if it is not there.",
 )
@@ -75,7 +75,7 @@ def command(
     ctx: Context,
     *,
     spec: str,
-    target: Path,
+    target: str,
     includes: tuple[str, ...],
     excludes: tuple[str, ...],
     exclude_files: tuple[Path, ...],
@@ -101,6 +101,8 @@ def command(
     from coopfs.ops.restore import RestoreRequest, restore
     from coopfs.ops.restore_plan import Overwrite
 
+    if not target:  # as a path that would be the folder one happens to be in
+        raise click.UsageError("--target is empty (a variable that is not set?)")
     prepare_bulk_work()
     selection = _selection(includes, excludes, exclude_files)
     with ctx.open_archive(is_for_reading=True, goes_first=True) as archive:

@@ -145,7 +145,7 @@ def _verdict(totals: CheckTotals) -> str:
 
     text = f"DAMAGED: {count(totals.damages, 'finding')}; "
     if not totals.hurt_files:
-        return text + "every file of every snapshot can still be read"
+        return text + "every file of the snapshots checked can still be read"
     return text + (
         f"{count(totals.hurt_files, 'file or folder', 'files or folders')} of "
         f'{count(totals.hurt_snapshots, "snapshot")} cannot be read whole. Run "coopfs '

@@ -128,10 +128,16 @@ def add_global_options(command: click.Command) -> click.Command:
             command.params.append(option)
     if isinstance(command, click.Group):
         for below in command.commands.values():
+            # click would cut the line off where the first of two ends.
+            below.short_help = below.short_help or _first_sentence(below)
             add_global_options(below)
     elif command.epilog is None:
         command.epilog = "Also --archive, --json, --quiet and the like: see coopfs --help."
     return command
+
+
+def _first_sentence(command: click.Command) -> str:
+    return " ".join((command.help or "").split("\n\n", 1)[0].split())
 
 
 class CoopfsGroup(click.Group):

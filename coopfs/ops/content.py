@@ -63,10 +63,13 @@ class ContentReader:
         """
         if size <= self._least:
             # One byte more than expected is asked for: a file that has grown is noticed
-            # without a second read, as the kernel returns less only at the end.
+            # without a second read.
             data = os.read(fd, self._least + 1)
+            if len(data) != size:
+                data = _read_on(fd, data, 0, self._least + 1)
             length = len(data)
-            if length <= self._least and allocated * SPARSE_UNIT >= length:
+            # /proc's files say that they are empty: those have no holes.
+            if length <= self._least and (length > size or allocated * SPARSE_UNIT >= length):
                 if length <= INLINE_MAX:
                     return Content(length, length, None, data, None, None)
                 span = Span(length, self._writer.save_chunk(data))
@@ -94,7 +97,7 @@ class ContentReader:
         if is_sparse:
             self._read_sparse(fd, spans)
         else:
-            self._read_range(fd, 0, None, spans, size + 1)
+            self._read_range(fd, 0, None, spans, size)
         return spans.content()
 
     def _read_sparse(self, fd: int, spans: _SpanList) -> None:
@@ -113,18 +116,22 @@ class ContentReader:
                 return  # it was cut short meanwhile
 
     def _read_range(
-        self, fd: int, start: int, end: int | None, spans: _SpanList, expected: int = READ_LEN
+        self, fd: int, start: int, end: int | None, spans: _SpanList, size: int | None = None
     ) -> int:
         """Store the bytes from *start* up to *end* (or the end of the file); return where.
 
-        *expected* saves asking for, and allocating, far more than there is.
+        *size*, the file's when it was looked at, saves asking for, and allocating, far more
+        than there is, and a last read that finds nothing.
         """
         position = start
+        most = self._read_len
+        expected = most if size is None else size + 1
         while True:
-            most = self._read_len
             want = min(expected, most) if end is None else min(most, end - position)
             expected = most
             buffer = os.pread(fd, want, position) if want else b""
+            if len(buffer) < want and position + len(buffer) != size:
+                buffer = _read_on(fd, buffer, position, want)
             is_last = len(buffer) < want or position + want == end or not want
             view = memoryview(buffer)
             used = 0
@@ -167,6 +174,20 @@ class ContentReader:
                 return spans.content()
             pieces = [bytes(view[used:])]
             held -= used
+
+
+def _read_on(fd: int, data: bytes, position: int, want: int) -> bytes:
+    """Return *data*, read at *position*, and what follows it, *want* bytes if there are so many.
+
+    Only a read that returns nothing is the end: /proc and FUSE file systems (direct_io) may
+    return less than was asked for, and be asked again.
+    """
+    pieces = [data]
+    length = len(data)
+    while length < want and pieces[-1]:
+        pieces.append(os.pread(fd, want - length, position + length))
+        length += len(pieces[-1])
+    return b"".join(pieces)
 
 
 class _SpanList:

@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from coopfs.format.tree import HARD_LINK_ID_LEN, NAME_MAX, Entry, Kind
 from coopfs.ops.content import ContentReader
-from coopfs.ops.source import OwnerNames, base_entry, kind_of, read_xattrs
+from coopfs.ops.source import OwnerNames, base_entry, kind_of, read_xattrs, storable_ns
 from coopfs.ops.tally import Tally
 
 OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -107,7 +107,7 @@ class FileStorer:
             status.st_mode & 0o7777,
             status.st_uid,
             status.st_gid,
-            status.st_mtime_ns,
+            storable_ns(status.st_mtime_ns),
             owners.user(status.st_uid),
             owners.group(status.st_gid),
             content.size,

@@ -143,7 +143,10 @@ class Needs:
 
 def _remedy(snapshot: Snapshot) -> str:
     if not snapshot.is_distrusted:
-        return 'run "coopfs check"'
+        return (
+            'run "coopfs check"; if what it names is gone for good, '
+            f'"coopfs forget {short_hex(snapshot.snapshot_id)}"'
+        )
     return (
         "its writer is distrusted: if it is not worth keeping, "
         f'"coopfs forget {short_hex(snapshot.snapshot_id)}"'

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from coopfs.errors import UsageError
 from coopfs.format.tree import Entry, Totals
 from coopfs.ids import TreeId
 
@@ -29,7 +30,13 @@ def default_series(paths: tuple[bytes, ...]) -> str:
 
 
 def absolute_paths(paths: tuple[str, ...]) -> tuple[bytes, ...]:
-    """Return the sources as absolute paths, each once, none below another."""
+    """Return the sources as absolute paths, each once, none below another.
+
+    Raises:
+        UsageError: one of them is empty.
+    """
+    if "" in paths:
+        raise UsageError("an empty PATH (a variable that is not set?); for this folder say .")
     # Two slashes in front mean the same as one on Linux, but abspath() leaves them.
     chosen = sorted({b"/" + os.path.abspath(os.fsencode(path)).lstrip(b"/") for path in paths})
     kept: set[bytes] = set()

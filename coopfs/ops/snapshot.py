@@ -37,6 +37,7 @@ from coopfs.format.snapshot import (
     encode_snapshot,
 )
 from coopfs.ids import ID_LEN, SnapshotId, TreeId
+from coopfs.ops.amend import Change
 from coopfs.ops.clock import LATE_S, ClockProbe, with_second_opinion
 from coopfs.ops.content import ContentReader
 from coopfs.ops.folder import WalkRules
@@ -224,6 +225,7 @@ class _Run:
                 f"{len(request.description)} characters ({exc}); name folders instead of files, "
                 "or exclude by fewer patterns"
             ) from exc
+        Change(add_tags=self._request.tags).check()
 
     # --- while it runs --------------------------------------------------------
 

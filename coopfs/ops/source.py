@@ -13,6 +13,7 @@ import pwd
 import stat
 from typing import Final
 
+from coopfs.format.encoding import I64_MAX
 from coopfs.format.tree import XATTR_VALUE_MAX, XATTRS_LEN_MAX, XATTRS_MAX, Entry, Kind
 
 _KIND_OF_TYPE: Final = {
@@ -98,6 +99,14 @@ def read_xattrs(target: int | bytes) -> Xattrs:
     return tuple(sorted(pairs))
 
 
+def storable_ns(time_ns: int) -> int:
+    """Return *time_ns*, or the nearest that the format can hold: 1677 to 2262.
+
+    ext4 keeps times up to 2446, btrfs and tmpfs any: a file with such a one is stored all the same.
+    """
+    return max(-I64_MAX, min(time_ns, I64_MAX))
+
+
 def base_entry(name: bytes, kind: Kind, status: os.stat_result, names: OwnerNames) -> Entry:
     """Return the entry of *name* as far as a stat tells; content and xattrs are missing."""
     birth_ns: int | None = getattr(status, "st_birthtime_ns", None)
@@ -107,7 +116,7 @@ def base_entry(name: bytes, kind: Kind, status: os.stat_result, names: OwnerName
         status.st_mode & 0o7777,
         status.st_uid,
         status.st_gid,
-        status.st_mtime_ns,
+        storable_ns(status.st_mtime_ns),
         names.user(status.st_uid),
         names.group(status.st_gid),
         status.st_size if kind is Kind.FILE else 0,

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from coopfs.archive.state import State
 from coopfs.format.tree import Totals
 from coopfs.ids import TreeId
+from coopfs.ops.source import storable_ns
 
 # inode, device, ctime_ns, mtime_ns, size, mode, uid, gid, hard-link id or zeros
 _RECORD: Final = struct.Struct("<QQqqqIII8s")
@@ -52,11 +53,20 @@ class WitnessRules(NamedTuple):
 
     def record(self, status: os.stat_result, link_id: bytes = NO_LINK) -> bytes:
         """Return the record of one entry."""
+        try:
+            return self._record(status, link_id, status.st_ctime_ns, status.st_mtime_ns)
+        except struct.error:  # a time before 1677 or after 2262
+            ctime_ns, mtime_ns = storable_ns(status.st_ctime_ns), storable_ns(status.st_mtime_ns)
+            return self._record(status, link_id, ctime_ns, mtime_ns)
+
+    def _record(
+        self, status: os.stat_result, link_id: bytes, ctime_ns: int, mtime_ns: int
+    ) -> bytes:
         return _RECORD.pack(
             0 if self.ignore_inode else status.st_ino,
             0 if self.ignore_inode else status.st_dev,
-            0 if self.ignore_ctime else status.st_ctime_ns,
-            status.st_mtime_ns,
+            0 if self.ignore_ctime else ctime_ns,
+            mtime_ns,
             status.st_size,
             status.st_mode,
             status.st_uid,
