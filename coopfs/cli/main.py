@@ -287,8 +287,9 @@ def _silence_stdout() -> None:
     os.close(fd)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Make systemd's and cron's way of saying Ctrl-C that: trio knows where to raise it."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def _fill_standard_streams() -> None:
@@ -305,7 +306,6 @@ def _fill_standard_streams() -> None:
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
     _fill_standard_streams()
-    # systemd's and cron's way of saying Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     if "_COOPFS_COMPLETE" in os.environ:
         cli.main(prog_name="coopfs")

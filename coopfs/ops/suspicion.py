@@ -155,7 +155,9 @@ def _is_unkept(clock: ClockFacts) -> bool:
 
 
 def _unkept_text(clock: ClockFacts) -> str:
-    return f"the clock is not synchronised (says {clock.source})"
+    # A partner only tells how far the clocks are apart.
+    how = "compared with" if clock.source.startswith("coop://") else "says"
+    return f"the clock is not synchronised ({how} {clock.source})"
 
 
 def apart_text(ahead_s: float) -> str:
