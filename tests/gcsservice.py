@@ -84,7 +84,7 @@ class GoogleService:
             scheme == "Bearer"
             and claims["iss"] == claims["sub"] == EMAIL
             and claims["iat"] - 300 <= time.time() < claims["exp"]
-            and "auth/devstorage" in claims["scope"] + "auth/cloud-platform"
+            and claims["scope"].startswith("https://www.googleapis.com/auth/")
         )
 
 
@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             said = f"<Error><Code>{exc.code}</Code><Message>{message}</Message></Error>"
             self._answer(exc.status, said.encode(), {"Content-Type": "application/xml"})
 
-    do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = _serve  # noqa: N815 - the base class's
+    do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = _serve
 
     def _dispatch(
         self, objects: dict[str, bytes], key: str, query: dict[str, list[str]], body: bytes
