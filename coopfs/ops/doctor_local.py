@@ -35,8 +35,8 @@ def look_at_clock(report: Report, servers: Sequence[Endpoint]) -> None:
         report.warn(
             "clock",
             doubt,
-            "dates of snapshots are this clock's: let chronyd, ntpd or systemd-timesyncd keep it; or "
-            'name "ntp_servers" in the settings, to be asked whether it is right',
+            "dates of snapshots are this clock's: let chronyd, ntpd or systemd-timesyncd keep it, or "
+            'name "ntp_servers" to ask',
         )
     if not facts.source:
         report.note("clock", "nobody could be asked whether this machine's clock is right")
