@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from coopfs import __version__
+from coopfs.cli.buserror import explain_bus_errors
 from coopfs.cli.context import Context
 from coopfs.cli.fstab import command_line_of
 from coopfs.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CoopfsError
@@ -307,6 +308,7 @@ def main() -> NoReturn:
     """Run the command line of this process and exit."""
     _fill_standard_streams()
     signal.signal(signal.SIGTERM, _interrupt)
+    explain_bus_errors()
     if "_COOPFS_COMPLETE" in os.environ:
         cli.main(prog_name="coopfs")
     if isinstance(sys.stdout, TextIOWrapper):
