@@ -49,6 +49,7 @@ class GoogleService:
         self.is_reader = False  # the account may only read
         self.lock = threading.Lock()
         self.buckets: dict[str, dict[str, bytes]] = {"shared": {}}
+        self._known: dict[str, float] = {}  # tokens that were verified; until when they hold
         self._key = rsa.generate_private_key(65537, 2048)
         self.write_account(self.account_file, self._key)
 
@@ -71,6 +72,8 @@ class GoogleService:
 
     def is_authorised(self, header: str) -> bool:
         """Tell whether the header carries a token the account signed, valid now."""
+        if self._known.get(header, 0) > time.time():
+            return True
         scheme, _, token = header.partition(" ")
         signed, _, signature = token.rpartition(".")
         try:
@@ -80,12 +83,15 @@ class GoogleService:
             claims = json.loads(_decoded(signed.partition(".")[2]))
         except (InvalidSignature, ValueError):
             return False
-        return bool(
+        is_right = (
             scheme == "Bearer"
             and claims["iss"] == claims["sub"] == EMAIL
             and claims["iat"] - 300 <= time.time() < claims["exp"]
             and claims["scope"].startswith("https://www.googleapis.com/auth/")
         )
+        if is_right:
+            self._known[header] = claims["exp"]
+        return bool(is_right)
 
 
 @contextmanager
@@ -117,6 +123,8 @@ class _Refused(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16  # an answer in one piece; flushed after each request
     google: GoogleService
 
     def log_message(self, format: str, *args: object) -> None:
