@@ -34,6 +34,7 @@ sys.path.insert(0, "/opt/coopfs")
 from coopfs.cli.main import main
 sys.exit(main())' "$@"
 """
+_FAILS = 'fails() { if "$@"; then exit 1; fi; }\n'
 _SERVICE = """[Unit]
 After=basic.target
 SuccessAction=exit
@@ -55,9 +56,12 @@ class Machine:
     files: dict[str, str] = field(default_factory=dict)  # more of them, by their path there
 
     def run(self, script: str) -> str:
-        """Boot, run the lines of *script*, each of which must succeed; return what was said."""
+        """Boot, run the lines of *script*, each of which must succeed; return what was said.
+
+        A line "fails COMMAND" succeeds when the command does not (to bash, "!" always does).
+        """
         home, python = "/opt/python", f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        (self.folder / "script").write_text(script)
+        (self.folder / "script").write_text(_FAILS + script)
         binds = {
             "/opt/site": Path(sysconfig.get_path("purelib")),
             "/opt/coopfs/coopfs": ROOT / "coopfs",
