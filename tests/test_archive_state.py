@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from coopfs import room
 from coopfs.archive import state as state_module
 from coopfs.archive.state import FILE_NAME, State
 from coopfs.errors import CoopfsError, StateBusy
@@ -148,4 +150,18 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         State(tmp_path / "file" / "below")
     os.mkdir(tmp_path / FILE_NAME)
     with pytest.raises(CoopfsError, match=FILE_NAME):
+        State(tmp_path)
+
+
+def test_a_disk_without_room_for_shared_memory_is_refused_before_it_is_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    State(tmp_path).close()
+    monkeypatch.setattr(room, "copies_on_write", lambda folder: True)
+
+    def fallocate(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    with pytest.raises(CoopfsError, match=r"index\.db: Disk quota exceeded; free .* make room"):
         State(tmp_path)

@@ -16,6 +16,9 @@ from coopfs.cli.main import COMMANDS
             ["--archive", "home", "mount", "/mnt/old", "-o", "rw,allow_other"],
         ),
         (["home", "/mnt/old"], ["--archive", "home", "mount", "/mnt/old"]),
+        # What mount(8) makes of it where a folder of that name is in its own.
+        (["/home", "/mnt/old"], ["--archive", "home", "mount", "/mnt/old"]),
+        (["/srv/mount", "/mnt/old"], ["--archive", "mount", "mount", "/mnt/old"]),
     ],
 )
 def test_a_call_of_mount_becomes_the_mount_command(args: list[str], expected: list[str]) -> None:

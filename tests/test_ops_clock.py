@@ -242,6 +242,29 @@ def test_a_snapshot_says_that_its_clock_is_not_synchronised(
     assert "NOT SYNCHRONISED" in lab.host.ok("snapshots", "--long").out
 
 
+def test_a_clock_that_stays_unsynchronised_is_warned_about_once(
+    lab: Lab, programs: Path, patient: None
+) -> None:
+    write(lab.source / "file", "x")
+    unkept = "the clock is not synchronised (says kernel)"
+    assert unkept in lab.host.ok("snapshot", lab.source).err
+    assert lab.host.ok("snapshot", lab.source).err == ""  # as cron runs it: nothing to mail
+
+    # Yet it is kept with the snapshot, and told to whoever asks.
+    told = lab.host.ok("--json", "snapshot", lab.source)
+    assert (told.err, told.lines()[-1]["clock_doubts"]) == ("", [unkept])
+    assert unkept in lab.host.ok("-v", "snapshot", lab.source).err
+    assert lab.host.ok("snapshots", "--long").out.count("NOT SYNCHRONISED") == 4
+    assert unkept in lab.host.run("doctor").out
+
+    # When it changes it is news again; so it is for another series.
+    fake_chronyc(programs)
+    assert lab.host.ok("snapshot", lab.source).err == ""
+    (programs / "chronyc").unlink()
+    assert unkept in lab.host.ok("snapshot", lab.source).err
+    assert unkept in lab.host.ok("snapshot", lab.source, "--series", "other").err
+
+
 def test_a_silent_server_and_a_program_that_hangs_hold_up_no_snapshot(
     lab: Lab, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ from coopfs.format.snapshot import ClockFacts, Problem, State
 from coopfs.identity import make_identity
 from coopfs.ops.doctor_archive import look_at_series, pace
 from coopfs.ops.doctor_findings import Finding, Level, Report
-from coopfs.ops.doctor_store import _look_at_partner, look_at_absence
+from coopfs.ops.doctor_store import _look_at_partner, is_line_open, look_at_absence
 from coopfs.ops.drill import DrillResult
 from coopfs.ops.kept import Kept, keep_result
 from coopfs.server.depot import Depot
@@ -584,6 +584,7 @@ def test_what_the_last_run_could_not_read_and_what_its_clock_was_worth() -> None
         "anna/home: 3 sources could not be read whole in the last run, /home/\\xff: "
         "permission denied",
     )
+    assert found["dates"][0] == Level.NOTE
     assert "not synchronised" in found["dates"][1]
     assert found["shrunk"][0] == Level.WARNING
     assert "has 10 files, the one before had 100" in found["shrunk"][1]
@@ -593,6 +594,34 @@ def test_dates_that_go_back_are_pointed_out() -> None:
     found = looked_at(runs(3, 1, 2))
     assert found["dates"][0] == Level.NOTE
     assert "the time of 2 snapshots cannot be right" in found["dates"][1]
+
+
+def test_a_clock_that_was_off_in_the_last_run_is_a_warning() -> None:
+    last = with_facts(runs(2, 1)[1], clock=ClockFacts("a.example", 3 * 10**9, 2, True))
+    assert looked_at([runs(2, 1)[0], last])["dates"][0] == Level.WARNING
+
+
+@pytest.mark.parametrize(
+    ("address", "is_open"),
+    [
+        ("ftp://anna@backup.example.org/x", True),
+        ("ftps://anna@backup.example.org/x", False),
+        ("rest+http://backup.example.org:8000/", True),
+        ("rest+https://backup.example.org:8000/", False),
+        ("rest+http://127.0.0.1:8000/", False),
+        ("ftp://[::1]/x", False),
+        ("ftp://localhost/x", False),
+        ("s3://bucket/x", False),
+        ("s3://bucket/x?endpoint=http://nas:9000", True),
+        ("s3://bucket/x?endpoint=https://nas:9000", False),
+        ("s3://bucket/x?endpoint=http://127.0.0.1:9000", False),
+        ("sftp://backup.example.org/x", False),
+        ("coop://ben", False),
+        ("/srv/store", False),
+    ],
+)
+def test_a_line_in_the_clear_is_known(address: str, is_open: bool) -> None:
+    assert is_line_open(address) is is_open
 
 
 # --- who serves -------------------------------------------------------------------------------

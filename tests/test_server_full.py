@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from depots import DAY_NS, Lab, name_of, names, put, read, rot, some_bytes, sums
+from fulldisks import a_room
 
 from coopfs.errors import StoreFull
 from coopfs.server.upload import BUFFER_LEN
@@ -72,6 +73,27 @@ def test_a_disk_that_fills_during_an_upload(disk: Path) -> None:
 
     put(lab.depot, data)
     assert read(lab.depot, "data", name_of(data)) == data
+
+
+@pytest.mark.root
+def test_a_quota_on_the_servers_own_disk_that_is_reached_during_an_upload(tmp_path: Path) -> None:
+    # The disk has room, so nothing can be said before the upload.
+    with a_room("quota", tmp_path) as room:
+        lab = Lab(room.path / "serve")
+        kept = put(lab.depot, some_bytes(100_000, seed=1))
+        data = some_bytes(4 * MIB)
+        room.fill(leave=MIB)
+        with (
+            pytest.raises(StoreFull, match="no room left"),
+            lab.depot.begin_put("data", name_of(data), len(data)) as upload,
+        ):
+            for start in range(0, len(data), MIB):
+                upload.write(data[start : start + MIB])
+            upload.finish()
+        room.relieve()
+        assert_as_before(lab, data, [kept])
+        put(lab.depot, data)
+        assert read(lab.depot, "data", name_of(data)) == data
 
 
 @pytest.mark.root

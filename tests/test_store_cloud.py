@@ -196,7 +196,7 @@ def test_wrong_credentials_are_denied_at_once_and_not_shown(
 ) -> None:
     monkeypatch.setenv(variable, value)
     for opened in (open_store, create_store):
-        with pytest.raises(StoreDenied):
+        with pytest.raises(StoreDenied, match="does not accept the credentials"):
             opened(address)
     with CloudStore(address, is_new=True) as store:
         for call in every_call(store):

@@ -1,4 +1,7 @@
-"""The store suite against Azurite, Microsoft's emulator of Azure Blob Storage (npm: azurite)."""
+"""The store suite against Azurite, Microsoft's emulator of Azure Blob Storage.
+
+``scripts/setup --azurite`` fetches it (360 MB), so not every run of the tests has it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import obstore
 import pytest
-from servers import Server, accepts, free_port
+from servers import TOOLS, Server, accepts, free_port
 from store_suite import StoreRig, StoreSuite, put_new
 
 from coopfs.errors import NotAStore, StoreDenied
@@ -22,9 +25,14 @@ from coopfs.store.base import Kind
 from coopfs.store.cloud import CloudStore
 from coopfs.store.open import open_store
 
-AZURITE = shutil.which("azurite-blob")
+# In PATH, or where scripts/setup --azurite puts it.
+_FETCHED = TOOLS.parent.parent / "azurite" / "node_modules" / ".bin" / "azurite-blob"
+AZURITE = shutil.which("azurite-blob") or shutil.which(_FETCHED)
 if AZURITE is None:
-    pytest.skip("no azurite-blob here: AZURE IS NOT TESTED", allow_module_level=True)
+    pytest.skip(
+        "no azurite-blob here (scripts/setup --azurite fetches it): AZURE IS NOT TESTED",
+        allow_module_level=True,
+    )
 
 # The emulator's only account; both are in its documentation.
 ACCOUNT = "devstoreaccount1"

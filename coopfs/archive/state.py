@@ -8,16 +8,19 @@ signatures were verified get in.
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from coopfs.archive.lock import file_lock
 from coopfs.dirs import make_private_folder
 from coopfs.errors import CoopfsError, StateBusy
+from coopfs.oserrors import free_bytes
+from coopfs.room import require_room
 
 SCHEMA_VERSION: Final = 4
 FILE_NAME: Final = "index.db"
@@ -92,7 +95,9 @@ class State:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
-        make_private_folder(folder)
+        with translated(self._path):
+            make_private_folder(folder)
+            require_room(folder)
         # One at a time: or one process removes the file another has just made.
         with file_lock(folder / f"{FILE_NAME}.lock"), translated(self._path):
             if not self._is_current():
@@ -152,6 +157,7 @@ class State:
             StateBusy: another process holds the file for longer than a minute.
         """
         with translated(self._path):
+            require_room(self._path.parent)
             connection = self.connection
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -183,10 +189,23 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as exc:
         if "locked" in str(exc) or "busy" in str(exc):
             raise StateBusy(f"{path}: in use by another coopfs for too long; try again") from exc
-        raise CoopfsError(f"{path}: {exc}; is the disk full or the folder read-only?") from exc
+        raise CoopfsError(f"{path}: {exc}; {_room_text(path)}") from exc
     except sqlite3.DatabaseError as exc:
         raise CoopfsError(
             f"{path}: damaged ({exc}); remove it, it is rebuilt from the store"
         ) from exc
     except OSError as exc:
-        raise CoopfsError(f"{path}: {exc.strerror or exc}") from exc
+        is_full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = f"; {_room_text(path)}" if is_full else ""
+        raise CoopfsError(f"{path}: {exc.strerror or exc}{advice}") from exc
+
+
+def _room_text(path: Path) -> str:
+    """Return what to do about an error of SQLite, who calls a quota an "I/O error"."""
+    free = "unknown"
+    with suppress(OSError):
+        free = f"{free_bytes(str(path.parent))} bytes"
+    return (
+        f"free on that disk: {free}; make room, raise the quota, or see that the folder can be "
+        "written to, then run it again"
+    )

@@ -173,7 +173,8 @@ def _render(
     if facts.problem_count > PROBLEMS_SHOWN:
         ctx.warn(f"and {facts.problem_count - PROBLEMS_SHOWN} more that could not be read whole")
     for doubt in report.clock_doubts:
-        ctx.warn(f"the date of this snapshot may be wrong: {doubt}")
+        if ctx.verbosity or doubt not in report.doubts_told_before:
+            ctx.warn(f"the date of this snapshot may be wrong: {doubt}")
     snapshot_id = report.snapshot.snapshot_id.hex() if report.snapshot else None
     if ctx.json:
         ctx.emit_json(

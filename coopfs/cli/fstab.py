@@ -18,7 +18,10 @@ def command_line_of(args: Sequence[str], commands: Container[str]) -> list[str]:
     is_mount = len(args) == 2 or (len(args) == 4 and args[2] == "-o")
     if not is_mount or args[0] in commands or args[0].startswith("-"):
         return list(args)
-    name, mountpoint, *options = args
+    source, mountpoint, *options = args
+    # mount(8) makes a path of a source that is one: started by systemd, in /, "home" comes as
+    # "/home".  No archive has a slash in its name.
+    name = source.rpartition("/")[2]
     if not mountpoint.startswith("/"):  # mount(8) always gives the whole path
         return list(args)
     return ["--archive", name, "mount", mountpoint, *options]

@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from coopfs import __version__
+from coopfs.cli.buserror import explain_bus_errors
 from coopfs.cli.context import Context
 from coopfs.cli.fstab import command_line_of
 from coopfs.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CoopfsError
@@ -295,8 +296,9 @@ def _silence_stdout() -> None:
     os.close(fd)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Make systemd's and cron's way of saying Ctrl-C that: trio knows where to raise it."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def _fill_standard_streams() -> None:
@@ -313,8 +315,8 @@ def _fill_standard_streams() -> None:
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
     _fill_standard_streams()
-    # systemd's and cron's way of saying Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
+    explain_bus_errors()
     if "_COOPFS_COMPLETE" in os.environ:
         cli.main(prog_name="coopfs")
     if isinstance(sys.stdout, TextIOWrapper):

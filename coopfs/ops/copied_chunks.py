@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from coopfs.archive.state import translated
 from coopfs.ids import ArchiveId, ChunkId
+from coopfs.room import require_room
 
 BATCH: Final = 20_000  # new entries kept in memory: 4 MB
 
@@ -29,6 +30,7 @@ class CopiedChunks:
         self._path = folder / f"copied-{archive_id.hex()}.db"
         self._new: dict[ChunkId, ChunkId] = {}
         with translated(self._path):
+            require_room(folder)
             self._connection = sqlite3.connect(self._path, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")

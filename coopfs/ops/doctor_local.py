@@ -24,6 +24,7 @@ from coopfs.ops.wording import count, size_text
 from coopfs.store.partners import access_path, identity_path, load_access, partner_names
 
 QUICK_CHECK_MAX: Final = 256 << 20  # bytes of a state file that are read to check it: a second
+STATE_FREE_NONE: Final = 1 << 20  # bytes; too little for any command that writes there
 STATE_FREE_MIN: Final = 256 << 20  # bytes; a run's index objects and witnesses fit in
 
 
@@ -35,7 +36,8 @@ def look_at_clock(report: Report, servers: Sequence[Endpoint]) -> None:
         report.warn(
             "clock",
             doubt,
-            "dates of snapshots are this clock's: let chronyd, ntpd or systemd-timesyncd keep it",
+            "snapshots are dated by it: let chronyd, ntpd or systemd-timesyncd keep it, or "
+            'name "ntp_servers" to ask',
         )
     if not facts.source:
         report.note("clock", "nobody could be asked whether this machine's clock is right")
@@ -105,7 +107,8 @@ def look_at_state(report: Report, dirs: Dirs, settings: ArchiveSettings) -> bool
         is_private(report, "state", folder, is_secret=False)
         free = shutil.disk_usage(folder).free
         if free < STATE_FREE_MIN:
-            report.warn("state", f"{folder}: {size_text(free)} are free there", "make room")
+            tell = report.warn if free > STATE_FREE_NONE else report.problem
+            tell("state", f"{folder}: {size_text(free)} are free there", "make room")
     with report.guarded("heads"):
         is_usable = False
         heads = Heads(folder).all()
@@ -130,6 +133,13 @@ def _look_at_index(report: Report, path: Path) -> bool:
                     raise sqlite3.DatabaseError(verdict)
             (packs,) = connection.execute("SELECT count(*) FROM packs").fetchone()
             (unindexed,) = connection.execute("SELECT count(*) FROM unindexed_packs").fetchone()
+    except sqlite3.OperationalError as exc:  # nothing that is wrong with what is in it
+        report.problem(
+            "index",
+            f"{path}: cannot be looked at ({exc})",
+            "make room on its disk, raise the quota, or see that the folder can be written to",
+        )
+        return False
     except sqlite3.Error as exc:
         report.problem(
             "index",

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import date
+from ipaddress import ip_address
 from typing import Final
+from urllib.parse import urlsplit
 
 from coopfs.archive.archive import Archive
 from coopfs.dirs import Dirs
-from coopfs.errors import CoopfsError, Rollback, StoreUnavailable
+from coopfs.errors import CoopfsError, Rollback, StoreUnavailable, UsageError
 from coopfs.ids import short_hex
 from coopfs.ops.doctor_findings import Report
 from coopfs.ops.publish import list_published
 from coopfs.ops.readback import newest_packs, read_back
 from coopfs.ops.suspicion import APART_MAX_S, apart_text
 from coopfs.ops.wording import age_text, count, size_text
+from coopfs.store.cloudaddress import AZ, GS, S3, parse_cloud_address
 from coopfs.store.coop import CoopStore
 from coopfs.store.coopstatus import PartnerStatus, load_contact
 from coopfs.store.partners import partner_of_address
@@ -25,6 +29,7 @@ LOW_SHARE: Final = 0.05  # of a quota: less is low, whatever the runs need
 AWAY_MAX_S: Final = 2 * 86_400  # a partner silent for longer is a problem
 CLOCK_APART_S: Final = 60.0  # beyond, the two clocks are no matter of taste
 PROBLEMS_SHOWN: Final = 5
+_OPEN_SCHEMES: Final = ("ftp", "rest+http")
 
 
 def look_at_absence(report: Report, dirs: Dirs, address: str, why: str) -> None:
@@ -51,6 +56,13 @@ def look_at_store(report: Report, archive: Archive) -> None:
     """Look at a store that answers."""
     store = archive.store
     report.ok("store", f"{store.address} answers")
+    if is_line_open(store.address):
+        report.warn(
+            "line",
+            "nothing encrypts the line to the store: what is stored is encrypted, the name and "
+            "password it is opened with are not, and whoever has them may delete everything",
+            "ftps://, rest+https:// or an https:// endpoint, if the store has them; else a tunnel",
+        )
     _look_at_durability(report, archive)
     _look_at_rights(report, archive)
     status = None
@@ -69,6 +81,24 @@ def look_at_store(report: Report, archive: Archive) -> None:
                 "can try passphrases",
                 'where that was not meant: "coopfs key withdraw"',
             )
+
+
+def is_line_open(address: str) -> bool:
+    """Tell whether credentials go to the store over a network in the clear."""
+    try:
+        url = urlsplit(address)
+        if url.scheme in (S3, GS, AZ):
+            place = parse_cloud_address(address)
+            url = urlsplit(place.endpoint or "")
+            is_open = place.is_plain_http
+        else:
+            is_open = url.scheme in _OPEN_SCHEMES
+        host = url.hostname or ""
+    except (UsageError, ValueError):
+        return False
+    with suppress(ValueError):
+        return is_open and not ip_address(host).is_loopback
+    return is_open and host not in ("", "localhost")
 
 
 def _look_at_durability(report: Report, archive: Archive) -> None:

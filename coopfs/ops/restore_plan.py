@@ -141,7 +141,7 @@ class Plan:
             may_replace = self._overwrite in (Overwrite.ALWAYS, Overwrite.IF_CHANGED)
             self._target.make(folder, may_replace=may_replace)
         except (OSError, InTheWay) as exc:
-            stop_if_full(exc)
+            stop_if_full(exc, self._target.path)
             reason = (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)
             failed: Folder | None = folder
             while failed is not None and failed.problem is None:
@@ -252,10 +252,11 @@ class Plan:
             os.close(fd)
 
 
-def stop_if_full(exc: Exception) -> None:
+def stop_if_full(exc: Exception, target: bytes) -> None:
     """Raise when *exc* means that no further file can be written either (CoopfsError)."""
     if isinstance(exc, OSError) and exc.errno in _FULL:
+        name = target.decode("utf-8", "backslashreplace")
         raise CoopfsError(
-            f"target: {exc.strerror}; make room and run the same command again: "
+            f"target {name}: {exc.strerror}; make room and run the same command again: "
             "it goes on with what is missing"
         ) from exc

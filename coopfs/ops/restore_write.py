@@ -108,7 +108,7 @@ class RestoreWriter:
             self._handlers[step.op](step)
         except OSError as exc:
             self._give_up()
-            stop_if_full(exc)
+            stop_if_full(exc, self._target.path)
             self._on_problem(_path_of(step), exc.strerror or str(exc))
         except (DataError, ObjectNotFound, ValueError, OverflowError) as exc:
             # ValueError, OverflowError: a NUL in a symlink's target, a number that no file

@@ -45,7 +45,7 @@ from coopfs.ops.progress import Progress
 from coopfs.ops.salvage import Salvage
 from coopfs.ops.secure import check_trusted, put_snapshot, secure_tree
 from coopfs.ops.source_paths import SourceStorer
-from coopfs.ops.suspicion import snapshot_doubts
+from coopfs.ops.suspicion import doubts_told_before, snapshot_doubts
 from coopfs.ops.tally import Tally
 from coopfs.ops.walk import FormerTreeDamaged, Walker
 from coopfs.ops.witness import Witnesses
@@ -79,6 +79,7 @@ class SnapshotReport:
     parent: SnapshotId | None
     duration_s: float
     clock_doubts: tuple[str, ...]  # why the date may be wrong, in words
+    doubts_told_before: tuple[str, ...]  # those of them that are no news
 
 
 def take_snapshot(
@@ -211,6 +212,7 @@ class _Run:
             parent.snapshot_id if parent else None,
             time.monotonic() - self._start,
             tuple(snapshot_doubts(facts, parent, self._archive.store.clock_ahead_s())),
+            tuple(doubts_told_before(facts, parent)),
         )
 
     def _check_request(self) -> None:

@@ -110,8 +110,8 @@ def clock_doubts(clock: ClockFacts | None) -> list[str]:
     if clock is None or not clock.source:
         return []
     doubts = []
-    if not clock.is_synchronised:
-        doubts.append(f"the clock is not synchronised (says {clock.source})")
+    if _is_unkept(clock):
+        doubts.append(_unkept_text(clock))
     if abs(clock.offset_ns) > OFFSET_MAX_NS:
         doubts.append(f"the clock is {apart_text(-clock.offset_ns / NS)} {clock.source}")
     return doubts
@@ -136,6 +136,28 @@ def snapshot_doubts(
             f"number {previous.facts.number}, which it follows: the clock was set back"
         )
     return doubts
+
+
+def doubts_told_before(facts: SnapshotFacts, previous: Snapshot | None) -> list[str]:
+    """Return those of :func:`snapshot_doubts` that the run before has warned about already.
+
+    Only that nobody keeps the clock: on most virtual machines and in containers that is so
+    every night, and a warning that comes every night is one that nobody reads.
+    """
+    clock, before = facts.clock, previous.facts.clock if previous else None
+    if clock is None or before is None or not (_is_unkept(clock) and _is_unkept(before)):
+        return []
+    return [_unkept_text(clock)]
+
+
+def _is_unkept(clock: ClockFacts) -> bool:
+    return bool(clock.source) and not clock.is_synchronised
+
+
+def _unkept_text(clock: ClockFacts) -> str:
+    # A partner only tells how far the clocks are apart.
+    how = "compared with" if clock.source.startswith("coop://") else "says"
+    return f"the clock is not synchronised ({how} {clock.source})"
 
 
 def apart_text(ahead_s: float) -> str:

@@ -21,7 +21,7 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from coopfs.errors import ObjectCorrupt, ObjectNotFound, UsageError
+from coopfs.errors import ObjectCorrupt, ObjectNotFound, StoreDenied, UsageError
 from coopfs.store.cloudaddress import AZ, GS, CloudAddress
 from coopfs.store.clouderrors import status_of, translated
 from coopfs.store.line import FREE_LINE, Pace
@@ -79,9 +79,10 @@ class Bucket:
         try:
             with self._translated(label):
                 return obstore.head(self._reads, key)["size"]
-        except ObjectNotFound:
+        except (ObjectNotFound, StoreDenied):
             # An answer to HEAD has no body, so it does not say whether the object or the
-            # whole bucket is missing; the answer to a GET does.
+            # whole bucket is missing, the credentials are wrong or allow too little; the
+            # answer to a GET does.
             with self._translated(label):
                 return obstore.get(self._reads, key, options={"range": (0, 1)}).meta["size"]
 

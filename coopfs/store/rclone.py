@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -32,6 +33,7 @@ from coopfs.store.shown import shown_address
 
 _START_TIMEOUT_S: Final = 30.0  # some remotes are asked for a token before rclone listens
 _FOLDER_LEN_MAX: Final = 80  # bytes; a socket's path may have 107
+_LOG_STAMP: Final = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d ")
 _LOG_SHOWN: Final = 300  # characters of rclone's own words that a message repeats
 _LOG_READ: Final = 4096
 # Settings of the user's own servers; here they would lock us out.
@@ -236,7 +238,7 @@ class RcloneServer:
         text = os.pread(log, _LOG_READ, max(0, size - _LOG_READ)).decode(errors="replace")
         if options := self._remote.partition(",")[2]:
             text = text.replace(options, "…")
-        said = " ".join(text.split())[-_LOG_SHOWN:]
+        said = " ".join(_LOG_STAMP.sub("", text).split())[-_LOG_SHOWN:]
         return f": {said}" if said.isprintable() and said else ""
 
     def _stop(self) -> None:
