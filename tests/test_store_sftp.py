@@ -27,13 +27,14 @@ from store_suite import (
 
 from coopfs.errors import (
     ObjectCorrupt,
+    ObjectNotFound,
     StoreDenied,
     StoreError,
     StoreIdentity,
     StoreUnavailable,
     UsageError,
 )
-from coopfs.store import sshchild
+from coopfs.store import sftpsession, sftpwire, sshchild
 from coopfs.store.base import KINDS, Kind
 from coopfs.store.local import LocalStore
 from coopfs.store.open import absolute_address, create_store, open_store
@@ -167,6 +168,30 @@ def test_an_object_replaced_under_a_kept_handle_is_read_anew(
     path.with_name("new").write_bytes(b"other")
     path.with_name("new").rename(path)
     assert store.get(Kind.DATA, name) == b"other"
+
+
+def test_what_a_kept_handle_reads_was_seen_to_be_there_a_moment_ago(
+    root: Path, store: RemoteFolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def look(path: str) -> sftpwire.Request:
+        looks.append(path)
+        return lstat(path)
+
+    lstat = sftpwire.lstat
+    monkeypatch.setattr(sftpwire, "lstat", look)
+    name = put_new(store, b"long enough")
+    looks.clear()
+    for offset in range(5):
+        assert store.get(Kind.DATA, name, offset, 4) == b"long enough"[offset : offset + 4]
+    path = object_path(root, Kind.DATA, name)
+    assert looks == [str(path)]  # when it was opened
+    path.unlink()
+    monkeypatch.setattr(sftpsession, "LOOK_AGAIN_S", 0.0)
+    with pytest.raises(ObjectNotFound):
+        store.get(Kind.DATA, name, 0, 4)
+    assert looks.count(str(path)) == 3  # of the kept one, then of what is there now
 
 
 # --- faults of the line ----------------------------------------------------------------
