@@ -388,8 +388,8 @@ def rst_table(work: Work, rounds: int) -> str:
         f"{os.cpu_count()} cores,",
         f"Linux {platform.release()}, Python {platform.python_version()}.",
     ]
-    for line in asked_lines(work):
-        lines += ["", f"- {line}"]
+    for told in asked_lines(work):
+        lines += ["", f"- {told}"]
     return "\n".join(lines) + "\n"
 
 

@@ -148,7 +148,9 @@ class SftpSession(SftpCalls):
                 self._take_part(kept.handle, start, part, pending, label, asked)
             before = [(start, part, p) for (start, part), p in zip(parts, sent, strict=True)]
             pace.passed(sum(len(part) for _, part in parts))
-        for pending in looked or self.channel.send(looking):
+        if looking:  # nothing was to be read
+            looked = self.channel.send(looking)
+        for pending in looked:
             attrs = self.attrs(self.channel.finish(pending))
             if not attrs.is_file or attrs.size != kept.size:
                 raise _Changed
