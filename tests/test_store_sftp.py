@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import subprocess
 import time
@@ -40,6 +41,7 @@ from coopfs.store.local import LocalStore
 from coopfs.store.open import absolute_address, create_store, open_store
 from coopfs.store.remotefolder import RemoteFolderStore
 from coopfs.store.sftp import create_sftp_store, sftp_store
+from coopfs.store.sftpchannel import SftpChannel
 from coopfs.store.sshchild import COMMAND_VARIABLE
 
 
@@ -341,6 +343,21 @@ def test_a_kept_handle_the_server_has_forgotten_is_opened_anew(
     name = put_new(store, b"0123456789")
     assert store.get(Kind.DATA, name, 0, 5) == b"01234"
     assert store.get(Kind.DATA, name, 5, 5) == b"56789"
+
+
+def test_an_answer_that_comes_after_the_end_is_not_taken_for_nonsense(
+    server: SshServer, root: Path
+) -> None:
+    """One thread finds the connection broken while another reads: for both it is unavailable."""
+    channel = SftpChannel(sshchild.parse_sftp_address(server.address(root)), may_ask=False)
+    with channel._using():  # as the thread that reads: the socket stays
+        channel.send([sftpwire.lstat(str(root))])
+        poll = select.poll()
+        poll.register(channel._socket, select.POLLIN)
+        assert poll.poll(10_000)
+        channel.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            channel._read_reply()
 
 
 @pytest.mark.usefixtures("impatient")
