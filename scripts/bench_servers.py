@@ -199,6 +199,22 @@ def _coop(folder: Path, line: LongLine) -> Iterator[Started]:
         yield Started("coop://server", _bare_coop)
 
 
+@contextmanager
+def _dialled(folder: Path) -> Iterator[Started]:
+    """Have the partner's server dial out to ours, which the client goes through."""
+    partners = _module("partners")
+    client = partners.Partner(folder / "client", "client")
+    server = partners.Partner(folder / "server", "server")
+    with client.inviting() as code:
+        server.accept(code, "--dial")
+    with client.serving(), server.serving(is_reachable=False), client.as_environment():
+        access = load_access(Dirs.from_environment(), "server")
+        if access.socket is None:
+            raise AssertionError("it dials in")
+        _module("mounting").wait_until(Path(access.socket).exists, "a dialled line")
+        yield Started("coop://server")
+
+
 def _bare_coop() -> bench_bare.Bare:
     dirs = Dirs.from_environment()
     access = load_access(dirs, "server")
@@ -271,6 +287,7 @@ _STARTERS: Final[dict[str, Callable[[Path], AbstractContextManager[Started]]]] =
     "rclone": _rclone,
     "ftps": _ftps,
     "s3": _s3,
+    "dialled": _dialled,
     "nginx": _nginx,
 }
 _WITH_LINES: Final[dict[str, Callable[[Path, LongLine], AbstractContextManager[Started]]]] = {
@@ -288,5 +305,6 @@ KINDS: Final = {
     "ftps": "ftps, vsftpd",
     "s3": "s3, SeaweedFS, three copies",
     "coop": "coop, coopfs serve",
+    "dialled": "coop, dialled line",
     "nginx": "nginx, TLS (no store)",
 }

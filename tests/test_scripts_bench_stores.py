@@ -114,7 +114,7 @@ def test_a_store_that_gives_back_something_else_has_no_speed(
 
 
 def test_medians_stand_beside_what_a_plain_client_reaches() -> None:
-    from bench_stores import Work, screen_table
+    from bench_stores import Work, asked_lines, screen_table
 
     samples = {
         "sftp": {"put": [100.0, 300.0, 200.0], "range": [384.0], "small": [0.5]}
@@ -128,8 +128,31 @@ def test_medians_stand_beside_what_a_plain_client_reaches() -> None:
             "range cpu": [3],
         },
     }
-    sftp, coop = screen_table(Work({}, {}, 4, 1, samples=samples)).splitlines()[1:]
+    work = Work({}, {}, 4, 1, samples=samples)
+    sftp, coop = screen_table(work).splitlines()[1:]
     cells = re.split(r"\s\s+", sftp)
     assert cells[1:5] == ["200", "0.50 of 400, missed", "384", "0.96 of 400"]
     assert cells[5:] == ["0.5", "0.80 of 0.4", "8", "4.5"]
-    assert re.split(r"\s\s+", coop)[1:5] == ["340", "≥ 350, missed", "460", "≥ 450"]
+    assert re.split(r"\s\s+", coop) == ["coop, coopfs serve", "340", "460", "1", "3", "3"]
+    assert [line.rpartition("; ")[2] for line in asked_lines(work)] == [
+        "nginx was not measured beside it"
+    ] * 2
+
+
+def test_what_is_asked_is_told_as_a_number_and_beside_nginx() -> None:
+    from bench_stores import LongLine, Work, asked_lines, rst_table
+
+    cpu = {"small": [1.0, 1.0], "put cpu": [3.0, 3.0], "range cpu": [3.0, 3.0]}
+    samples = {
+        "coop": {"put": [340.0, 170.0], "range": [460.0, 460.0], **cpu},
+        "nginx": {"put": [660.0, 330.0], "range": [660.0, 640.0], **cpu},
+    }
+    lines = asked_lines(Work({}, {}, 4, 1, samples=samples))
+    assert lines == [
+        "coop, coopfs serve: put 16 MiB: 255 MB/s, needed 350 where nginx makes 693: missed; "
+        "0.52 of the 495 that nginx makes here, needed 0.51: reached",
+        "coop, coopfs serve: read 1 MiB ranges: 460 MB/s, needed 450 where nginx makes 629: "
+        "reached; 0.71 of the 650 that nginx makes here, needed 0.72: missed",
+    ]
+    assert f"- {lines[1]}\n" in rst_table(Work({}, {}, 4, 1, samples=samples), 2)
+    assert asked_lines(Work({}, {}, 4, 1, LongLine(30.0), samples)) == []

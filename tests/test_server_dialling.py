@@ -6,8 +6,9 @@ import os
 import shutil
 import socket
 import ssl
+from array import array
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Reachable:
     dialler: Identity
     port: int = 0
     wires: list[Wire] = field(default_factory=list)
-    partner: parked._Partner | None = None
+    lines: ParkedLines | None = None
 
     def place(self) -> DialPlace:
         return DialPlace("anna", Endpoint("127.0.0.1", self.port), self.identity.cert_pem)
@@ -50,15 +51,25 @@ class Reachable:
     def socket_path(self) -> Path:
         return partner_folder(self.root, "berta") / SOCKET_FILE
 
-    async def knock(self) -> trio.SocketStream:
-        """Come as a client of this side."""
+    def has_line(self) -> bool:
+        """Tell whether a line waits."""
+        partner = self.lines._partners.get("berta") if self.lines else None
+        return partner is not None and bool(partner.lines)
+
+    async def knock(self) -> trio.SocketStream | None:
+        """Come as a client of this side; return the line it is given, None: it was sent away."""
         sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         folder = os.open(self.socket_path.parent, os.O_PATH)
         try:
             await sock.connect(f"/proc/self/fd/{folder}/{SOCKET_FILE}")
+            with sock:
+                _, told, _, _ = await sock.recvmsg(1, socket.CMSG_SPACE(4))
         finally:
             os.close(folder)
-        return trio.SocketStream(sock)
+        if not told:
+            return None
+        (fd,) = array("i", told[0][2])
+        return trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=fd)))
 
 
 @asynccontextmanager
@@ -75,7 +86,7 @@ async def reachable(root: Path, dialler: Identity, port: int = 0) -> AsyncIterat
     (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
     side.port = listener.socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
-        lines = ParkedLines(root, nursery)
+        lines = side.lines = ParkedLines(root, nursery)
 
         async def take(stream: trio.SocketStream) -> None:
             fd = os.dup(stream.socket.fileno())
@@ -107,7 +118,9 @@ async def echo(sock: socket.socket, source: str) -> None:
 
 
 async def ask(side: Reachable, data: bytes) -> bytes:
-    async with await side.knock() as stream, trio.open_nursery() as nursery:
+    line = await side.knock()
+    assert line is not None
+    async with line as stream, trio.open_nursery() as nursery:
         nursery.start_soon(stream.send_all, data)
         received = bytearray()
         while len(received) < len(data):
@@ -256,10 +269,232 @@ async def test_a_client_without_a_line_is_sent_away(
                 nursery.start_soon(keep_dialling, tmp_path / "there", berta, echo)
                 await until(side.socket_path.exists)
                 nursery.cancel_scope.cancel()
-            with pytest.raises(ExceptionGroup, match="nursery") as caught:
-                # Hung up with our bytes unread: a reset.
-                assert await ask(side, b"anybody?") != b""
-            assert caught.group_contains(trio.BrokenResourceError)
+            assert await side.knock() is None
+
+
+# --- somebody on the line ----------------------------------------------------------------
+
+
+@dataclass
+class TappedLine:
+    """A line through somebody's hands."""
+
+    near: trio.SocketStream  # to whoever dialled
+    far: trio.SocketStream
+    to_near: bytearray = field(default_factory=bytearray)
+    carrying: trio.CancelScope = field(default_factory=trio.CancelScope)
+    let_go: trio.Event = field(default_factory=trio.Event)
+
+    async def take_over(self) -> None:
+        """Carry nothing any more: both ends are the caller's."""
+        self.carrying.cancel()
+        await self.let_go.wait()
+
+
+class Tap:
+    """Somebody through whom all lines run; knows no key."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.port = 0
+        self.lines: list[TappedLine] = []
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.port = listener.socket.getsockname()[1]
+        task_status.started()
+        await trio.serve_listeners(self._take, [listener])
+
+    async def _take(self, near: trio.SocketStream) -> None:
+        line = TappedLine(near, await trio.open_tcp_stream("127.0.0.1", self._target))
+        self.lines.append(line)
+
+        async def carry(source: trio.SocketStream, target: trio.SocketStream) -> None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while piece := await source.receive_some():
+                    if target is near:
+                        line.to_near += piece
+                    await target.send_all(piece)
+                await target.send_eof()
+
+        async with near, line.far:
+            with line.carrying:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(carry, near, line.far)
+                    nursery.start_soon(carry, line.far, near)
+            line.let_go.set()
+            if line.carrying.cancelled_caught:
+                await trio.sleep_forever()
+
+
+@dataclass
+class Tapped:
+    """A client, a server that dials, and who is between them."""
+
+    side: Reachable
+    tap: Tap
+    berta: Identity
+    client: Identity
+    ended: list[str] = field(default_factory=list)  # why connections to the server ended
+
+    def server_context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=self.client.cert_pem)
+        context.num_tickets = 0
+        self.berta.load_into(context)
+        return context
+
+    def stream(
+        self, line: trio.SocketStream, identity: Identity
+    ) -> trio.SSLStream[trio.SocketStream]:
+        """Speak TLS over *line* with the server, and nobody else, as *identity*."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(cadata=self.berta.cert_pem)
+        identity.load_into(context)
+        return trio.SSLStream(line, context)
+
+    async def accept(self, sock: socket.socket, source: str) -> None:
+        """Stand for the server: an echo for the client alone."""
+        wire = Wire(sock, self.server_context())
+        view = memoryview(bytearray(1 << 16))
+        try:
+            await wire.handshake()
+            while True:
+                while (count := wire.read_into(view)) is None:
+                    await trio.lowlevel.wait_readable(sock)
+                if not count:
+                    raise ConnectionLost("it ended")
+                await wire.send_all(bytes(view[:count]))
+        except ConnectionLost as exc:
+            self.ended.append(str(exc))
+        finally:
+            wire.close()
+
+    async def come(self) -> tuple[trio.SSLStream[trio.SocketStream], TappedLine]:
+        """Come as the client, and be heard; the second is the line that is used."""
+        line = await self.side.knock()
+        assert line is not None
+        stream = self.stream(line, self.client)
+        await stream.send_all(b"hello")
+        assert await stream.receive_some() == b"hello"
+        return stream, self.tap.lines[0]
+
+
+@asynccontextmanager
+async def tapped(tmp_path: Path, berta: Identity) -> AsyncIterator[Tapped]:
+    with trio.fail_after(DEADLINE_S):
+        async with reachable(tmp_path / "here", berta) as side, trio.open_nursery() as nursery:
+            tap = Tap(side.port)
+            await nursery.start(tap.run)
+            all_of_them = Tapped(side, tap, berta, make_identity(b"c" * 32))
+            place = DialPlace("anna", Endpoint("127.0.0.1", tap.port), side.identity.cert_pem)
+            save_dial_place(tmp_path / "there", place)
+            nursery.start_soon(keep_dialling, tmp_path / "there", berta, all_of_them.accept)
+            await until(side.socket_path.exists)
+            yield all_of_them
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialling, "LINES", 1)
+
+
+RECORD = b"\x17\x03\x03\x00\x20" + bytes(32)  # as TLS has them, of no key
+
+
+async def test_bytes_put_into_a_bare_line_break_it(
+    tmp_path: Path, berta: Identity, one_line: None
+) -> None:
+    async with tapped(tmp_path, berta) as found:
+        stream, line = await found.come()
+        await line.near.socket.send(RECORD)  # to the server; while others send there, too
+        await until(lambda: found.ended)
+        assert found.ended == ["no TLS with it: decryption failed or bad record mac"]
+        await trio.aclose_forcefully(stream)
+    found.ended.clear()
+    async with tapped(tmp_path / "again", berta) as found:
+        stream, line = await found.come()
+        await line.far.socket.send(RECORD)  # to the client
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        await trio.aclose_forcefully(stream)
+
+
+async def test_who_takes_over_a_bare_line_is_nobody_to_either_end(
+    tmp_path: Path, berta: Identity, one_line: None
+) -> None:
+    async with tapped(tmp_path, berta) as found:
+        client_line = await found.side.knock()
+        assert client_line is not None
+        line = found.tap.lines[0]
+        await line.take_over()
+        # To the server: a stranger.
+        mine = found.stream(line.near, make_identity())
+        with pytest.raises(trio.BrokenResourceError):
+            await mine.send_all(b"hello")
+            await mine.receive_some()
+        await until(lambda: found.ended)
+        assert found.ended == ["its certificate was refused: self-signed certificate"]
+        # To the client: somebody with another certificate than the partner's.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        make_identity().load_into(context)
+        theirs = found.stream(client_line, found.client)
+
+        async def pose() -> None:
+            with pytest.raises(trio.BrokenResourceError):
+                await trio.SSLStream(line.far, context, server_side=True).do_handshake()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pose)
+            with pytest.raises(trio.BrokenResourceError) as caught:
+                await theirs.do_handshake()
+            assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+            await trio.aclose_forcefully(client_line)
+
+
+async def test_a_connection_that_is_played_back_is_not_let_in(
+    tmp_path: Path, berta: Identity, one_line: None
+) -> None:
+    async with tapped(tmp_path, berta) as found:
+        waiting = len(found.tap.lines[0].to_near)  # all that was TLS with the other server
+        stream, line = await found.come()
+        await trio.aclose_forcefully(stream)
+        await until(lambda: found.ended == ["it ended"])
+        recorded = bytes(line.to_near)
+        bare = recorded[recorded.index(b"\x16\x03\x01", waiting) :]  # from the ClientHello on
+        await until(lambda: len(found.tap.lines) == 2)
+        await until(found.side.has_line)
+        unused = await found.side.knock()
+        assert unused is not None
+        again = found.tap.lines[1]
+        await again.take_over()
+        await again.near.send_all(bare)
+        await until(lambda: len(found.ended) == 2)
+        assert found.ended[1].startswith("no TLS with it")
+        await trio.aclose_forcefully(unused)
+
+
+async def test_a_waiting_line_cannot_be_made_bare_by_others(
+    tmp_path: Path, berta: Identity, one_line: None
+) -> None:
+    """Whatever is put in is no end of its TLS: the line is lost, and dialled again."""
+    async with tapped(tmp_path, berta) as found:
+        hello = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"
+        goodbye = b"\x15\x03\x03\x00\x02\x01\x00"
+        for number, fake in enumerate((hello, goodbye, goodbye + hello, RECORD, b"\x01")):
+            await until(lambda number=number: len(found.tap.lines) > number)
+            await until(found.side.has_line)
+            line = found.tap.lines[number]
+            await line.near.socket.send(fake)
+            if fake == b"\x01":
+                line.near.socket.shutdown(socket.SHUT_WR)
+        await until(lambda: len(found.tap.lines) == 6)
+        assert found.ended == []  # the server has not heard of any
+        stream, _ = await found.come()
+        await trio.aclose_forcefully(stream)
 
 
 async def test_a_partner_that_is_removed_is_dialled_no_more(

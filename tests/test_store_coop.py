@@ -6,8 +6,10 @@ import base64
 import itertools
 import os
 import signal
+import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -399,6 +401,26 @@ def test_a_partner_who_has_not_dialled_in_is_said_to_be_away(
         pytest.raises(StoreUnavailable, match="dials in to coopfs serve here"),
     ):
         store.get_config()
+
+
+def test_a_partner_whose_lines_are_all_gone_is_said_to_be_away(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COOPFS_STORE_TIMEOUT", "0")
+    access, _ = served.new_access()
+    path = tmp_path / "dial.sock"
+    save_access(served.client.dirs, replace(access, endpoint=None, socket=str(path)))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        hanging_up = threading.Thread(target=lambda: listener.accept()[0].close())
+        hanging_up.start()
+        with (
+            open_store(f"coop://{access.name}") as store,
+            pytest.raises(StoreUnavailable, match="no line of the partner's is there"),
+        ):
+            store.get_config()
+        hanging_up.join()
 
 
 def test_a_missing_identity_is_named(served: Served) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import subprocess
 import time
@@ -27,18 +28,20 @@ from store_suite import (
 
 from coopfs.errors import (
     ObjectCorrupt,
+    ObjectNotFound,
     StoreDenied,
     StoreError,
     StoreIdentity,
     StoreUnavailable,
     UsageError,
 )
-from coopfs.store import sshchild
+from coopfs.store import sftpsession, sftpwire, sshchild
 from coopfs.store.base import KINDS, Kind
 from coopfs.store.local import LocalStore
 from coopfs.store.open import absolute_address, create_store, open_store
 from coopfs.store.remotefolder import RemoteFolderStore
 from coopfs.store.sftp import create_sftp_store, sftp_store
+from coopfs.store.sftpchannel import SftpChannel
 from coopfs.store.sshchild import COMMAND_VARIABLE
 
 
@@ -167,6 +170,30 @@ def test_an_object_replaced_under_a_kept_handle_is_read_anew(
     path.with_name("new").write_bytes(b"other")
     path.with_name("new").rename(path)
     assert store.get(Kind.DATA, name) == b"other"
+
+
+def test_what_a_kept_handle_reads_was_seen_to_be_there_a_moment_ago(
+    root: Path, store: RemoteFolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def look(path: str) -> sftpwire.Request:
+        looks.append(path)
+        return lstat(path)
+
+    lstat = sftpwire.lstat
+    monkeypatch.setattr(sftpwire, "lstat", look)
+    name = put_new(store, b"long enough")
+    looks.clear()
+    for offset in range(5):
+        assert store.get(Kind.DATA, name, offset, 4) == b"long enough"[offset : offset + 4]
+    path = object_path(root, Kind.DATA, name)
+    assert looks == [str(path)]  # when it was opened
+    path.unlink()
+    monkeypatch.setattr(sftpsession, "LOOK_AGAIN_S", 0.0)
+    with pytest.raises(ObjectNotFound):
+        store.get(Kind.DATA, name, 0, 4)
+    assert looks.count(str(path)) == 3  # of the kept one, then of what is there now
 
 
 # --- faults of the line ----------------------------------------------------------------
@@ -316,6 +343,21 @@ def test_a_kept_handle_the_server_has_forgotten_is_opened_anew(
     name = put_new(store, b"0123456789")
     assert store.get(Kind.DATA, name, 0, 5) == b"01234"
     assert store.get(Kind.DATA, name, 5, 5) == b"56789"
+
+
+def test_an_answer_that_comes_after_the_end_is_not_taken_for_nonsense(
+    server: SshServer, root: Path
+) -> None:
+    """One thread finds the connection broken while another reads: for both it is unavailable."""
+    channel = SftpChannel(sshchild.parse_sftp_address(server.address(root)), may_ask=False)
+    with channel._using():  # as the thread that reads: the socket stays
+        channel.send([sftpwire.lstat(str(root))])
+        poll = select.poll()
+        poll.register(channel._socket, select.POLLIN)
+        assert poll.poll(10_000)
+        channel.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            channel._read_reply()
 
 
 @pytest.mark.usefixtures("impatient")

@@ -1,7 +1,8 @@
 """Serve although nobody reaches this machine: dial out to the partner, and keep lines open.
 
 A few lines wait at the partner's server, which hands one to each of its clients that
-wants to come; over it they speak TLS with our server as if they had connected to it.
+wants to come.  The TLS in which it waited ends then, and client and our server speak TLS
+over the line as if the client had connected to us.
 Owns ``ROOT/partners/NAME/dial.toml``.  The other end: :mod:`coopfs.server.parked`.
 coopfs-format(5), "Lines that are dialled".
 """
@@ -26,9 +27,9 @@ from coopfs.errors import ConfigError, UsageError
 from coopfs.format.invitation import Endpoint, parse_endpoint
 from coopfs.identity import Identity, parse_certificate
 from coopfs.server.settings import PARTNERS, partner_folder
-from coopfs.server.wire import CARRIED_LEN, ConnectionLost, Wire, WireStream
+from coopfs.server.wire import ConnectionLost, Wire
 
-PROTOCOL: Final = "coopfs-dial/1"  # chosen by ALPN (RFC 7301), so that one port serves all
+PROTOCOL: Final = "coopfs-dial/2"  # chosen by ALPN (RFC 7301), so that one port serves all
 GO: Final = b"\x01"  # what the partner's server sends once a client wants to come
 DIAL_FILE: Final = "dial.toml"
 LINES: Final = 4  # waiting at once: a client opens several, and each is replaced when it is used
@@ -45,9 +46,7 @@ _KEEPALIVE: Final = (
     (socket.TCP_KEEPCNT, 3),
 )
 
-_NO_LINE: Final = (
-    *(OSError, ConnectionLost, trio.BrokenResourceError, trio.TooSlowError, ConfigError),
-)
+_NO_LINE: Final = (OSError, ConnectionLost, trio.TooSlowError, ConfigError)
 
 # Serves a connected socket until it ends; the text is what the log calls the other end.
 Accept = Callable[[socket.socket, str], Awaitable[object]]
@@ -173,16 +172,16 @@ async def _keep_line(
             await trio.sleep(PAUSE_FIRST_S)
             continue
         try:
-            stream = await _dial(place, context)
+            wire = await _dial(place, context)
             pause_s = PAUSE_FIRST_S
-            went = await _await_go(stream)
+            went = await _await_go(wire)
         except _NO_LINE as exc:
             reason = str(exc.__cause__ or exc) or type(exc).__name__
             _log.info("partner %s at %s: no line: %s", place.name, place.endpoint, reason)
             went = False
         if went:
             source = f"{place.name} (dialled)"
-            nursery.start_soon(_serve_line, stream, in_use, accept, source)
+            nursery.start_soon(_serve_line, wire.sock, in_use, accept, source)
             continue
         # Half of it is luck: those cut off together do not come back together.
         await trio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - a pause, no secret
@@ -199,73 +198,52 @@ def _client_context(place: DialPlace, identity: Identity) -> ssl.SSLContext:
     return context
 
 
-async def _dial(place: DialPlace, context: ssl.SSLContext) -> WireStream:
+async def _dial(place: DialPlace, context: ssl.SSLContext) -> Wire:
     with trio.fail_after(HANDSHAKE_S):
         plain = await trio.open_tcp_stream(place.endpoint.host, place.endpoint.port)
-        stream = WireStream(
-            Wire(socket.socket(fileno=plain.socket.detach()), context, is_server=False)
-        )
+        wire = Wire(socket.socket(fileno=plain.socket.detach()), context, is_server=False)
         try:
-            keep_alive(stream.wire.sock)
-            await stream.wire.handshake()
-            if stream.wire.protocol() != PROTOCOL:
-                raise ConfigError("the server there takes no dialled lines; is it coopfs serve?")
+            keep_alive(wire.sock)
+            await wire.handshake()
+            if wire.protocol() != PROTOCOL:
+                raise ConfigError(
+                    "the server there takes no dialled lines, or of another version; is it "
+                    "coopfs serve, and as new as ours?"
+                )
         except BaseException:
-            await trio.aclose_forcefully(stream)
+            wire.close()
             raise
-    return stream
+    return wire
 
 
-def keep_alive(sock: trio.socket.SocketType | socket.socket) -> None:
+def keep_alive(sock: socket.socket) -> None:
     """Let the kernel ask now and then whether the other end is still there."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def _await_go(stream: WireStream) -> bool:
-    """Wait at the partner's; return whether a client wants to come."""
+async def _await_go(wire: Wire) -> bool:
+    """Wait at the partner's; return whether a client wants to come, to whom the line is now."""
     try:
-        if await stream.receive_some(1) == GO:
+        said = memoryview(bytearray(1))
+        while (count := wire.read_into(said)) is None:
+            await trio.lowlevel.wait_readable(wire.sock)
+        if count and bytes(said) == GO:
+            with trio.fail_after(HANDSHAKE_S):
+                await wire.shed(is_first=False)
             return True
     except BaseException:
-        await trio.aclose_forcefully(stream)
+        wire.close()
         raise
-    await trio.aclose_forcefully(stream)
+    wire.close()
     return False
 
 
 async def _serve_line(
-    stream: WireStream,
-    in_use: trio.CapacityLimiter,
-    accept: Accept,
-    source: str,
+    sock: socket.socket, in_use: trio.CapacityLimiter, accept: Accept, source: str
 ) -> None:
     """Let our server have the line as if it had accepted it."""
-    # It works on sockets: it gets one end of a pair, we carry bytes to the other.
-    ours, servers = socket.socketpair()
-    async with in_use:
-        near = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-        async with near, trio.open_nursery() as nursery:
-            nursery.start_soon(accept, servers, source)
-            await join(stream, near)
-
-
-async def join(one: trio.abc.Stream, other: trio.abc.Stream) -> None:
-    """Carry bytes both ways until either end is done; closes both."""
-
-    async def carry(source: trio.abc.Stream, target: trio.abc.Stream) -> None:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while piece := await source.receive_some(CARRIED_LEN):
-                await target.send_all(piece)
-        scope.cancel()
-
-    scope = trio.CancelScope()
-    try:
-        with scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(carry, one, other)
-                nursery.start_soon(carry, other, one)
-    finally:
-        await trio.aclose_forcefully(one)
-        await trio.aclose_forcefully(other)
+    with sock:
+        async with in_use:
+            await accept(sock, source)

@@ -88,8 +88,10 @@ class Exchange:
         wanted = _piece_len(min(len(buffer), self.body_left), buckets)
         filled = 0
         while filled < wanted:
-            count = self._take_prefix(buffer[filled:wanted])
-            if not count:
+            count: int | None
+            if self.prefix:
+                count = self._take_prefix(buffer[filled:wanted])
+            else:
                 count = self.wire.read_into(buffer[filled:wanted])
             if count is None:
                 yield from self._wait(Need.READABLE)
@@ -102,7 +104,7 @@ class Exchange:
         yield from self._pace(filled, buckets)
         return filled
 
-    def _take_prefix(self, view: memoryview) -> int | None:
+    def _take_prefix(self, view: memoryview) -> int:
         count = min(len(self.prefix), len(view))
         view[:count] = self.prefix[:count]
         self.prefix = self.prefix[count:]

@@ -1,8 +1,9 @@
 """Lines that a partner whom nobody reaches has dialled to us, and who gets to use them.
 
-They wait here until a client of ours knocks at ``ROOT/partners/NAME/dial.sock``; then
-bytes are carried both ways, and mean nothing to us: client and partner speak TLS with
-each other.  The other end: :mod:`coopfs.server.dialling`.
+They wait here until a client of ours knocks at ``ROOT/partners/NAME/dial.sock``, which is
+given the line itself: its descriptor (``SCM_RIGHTS``, unix(7)).  Our TLS with the partner's
+server has ended by then, and client and partner speak TLS with each other; what they say
+does not pass through here.  The other end: :mod:`coopfs.server.dialling`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from array import array
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,13 +21,15 @@ from typing import Final
 
 import trio
 
-from coopfs.server.dialling import GO, join, keep_alive
+from coopfs.server.dialling import GO, keep_alive
 from coopfs.server.settings import partner_folder
-from coopfs.server.wire import ConnectionLost, Wire, WireStream
+from coopfs.server.wire import ConnectionLost, Wire
 
 SOCKET_FILE: Final = "dial.sock"
 WAITING_MAX: Final = 16  # lines of one partner; more are hung up
 KNOCK_S: Final = 20.0  # a client waits so long for a line; each that is used is replaced soon
+# A line whose other end does not answer in so long is dead, though nobody has noticed.
+GO_S: Final = 5.0
 _log = logging.getLogger("coopfs.serve")
 
 
@@ -56,7 +60,7 @@ class ParkedLines:
         self._partners: dict[str, _Partner] = {}
 
     async def park(self, name: str, wire: Wire) -> None:
-        """Keep a line of the partner *name* until it was used or is lost; closes *wire*."""
+        """Keep a line of the partner *name* until it was given away or is lost; closes *wire*."""
         partner = self._partners.setdefault(name, _Partner())
         await self._see_to_socket(name, partner)
         line = _Line(wire)
@@ -69,13 +73,14 @@ class ParkedLines:
             partner.came = trio.Event()
             await self._wait(line)
             line.free.set()
+            if line.is_taken:
+                await line.done.wait()
         finally:
             with suppress(ValueError):
                 partner.lines.remove(line)
-            if not line.is_taken:
-                wire.close()
-        if line.is_taken:
-            await line.done.wait()
+            if wire.sock.fileno() >= 0:
+                trio.lowlevel.notify_closing(wire.sock)  # whoever gives it away may wait there
+            wire.close()
 
     async def _see_to_socket(self, name: str, partner: _Partner) -> None:
         """Listen for clients unless that is done already."""
@@ -128,35 +133,43 @@ class ParkedLines:
     async def _knock(self, partner: _Partner, client: trio.SocketStream) -> None:
         """Give a client a line, or hang up when none comes."""
         async with client:
-            with trio.move_on_after(KNOCK_S) as patience:
-                line, stream = await _take_line(partner)
-            if patience.cancelled_caught:
-                return
-            try:
-                await join(stream, client)
-            finally:
-                line.done.set()
+            with trio.move_on_after(KNOCK_S):
+                line = await _take_line(partner)
+                try:
+                    rights = array("i", [line.wire.sock.fileno()])
+                    await client.socket.sendmsg(
+                        [GO], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+                    )
+                except OSError as exc:
+                    _log.debug("a client has not waited for its line: %s", exc)
+                finally:
+                    line.done.set()
 
 
-async def _take_line(partner: _Partner) -> tuple[_Line, WireStream]:
-    """Return a waiting line whose other end was told to go, as soon as there is one."""
+async def _take_line(partner: _Partner) -> _Line:
+    """Return a waiting line that its other end has let go of, as soon as there is one.
+
+    The caller sets ``done`` once it needs the line's socket no more.
+    """
     while True:
         while not partner.lines:
             await partner.came.wait()
         line = partner.lines.popleft()
         line.is_taken = True  # before any checkpoint: nobody else gets it
         line.taken.set()
-        stream = WireStream(line.wire)
         try:
             await line.free.wait()  # two tasks cannot wait for one socket
-            await stream.send_all(GO)
-        except BaseException as exc:
-            await trio.aclose_forcefully(stream)
+            with trio.fail_after(GO_S):
+                await line.wire.send_all(GO)
+                await line.wire.shed(is_first=True)
+        except (ConnectionLost, trio.ClosedResourceError, trio.TooSlowError) as exc:
+            _log.info("a dialled line was of no use: %s", str(exc) or "its other end is silent")
             line.done.set()
-            if not isinstance(exc, trio.BrokenResourceError):
-                raise
+        except BaseException:
+            line.done.set()
+            raise
         else:
-            return line, stream
+            return line
 
 
 def _listen_at(path: Path) -> socket.socket:

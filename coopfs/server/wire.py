@@ -11,19 +11,19 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, cast
+from typing import Final
 
 import trio
 
 RECV_LEN: Final = 64 << 10  # bytes of one recv(); measured above
+# The longest TLS record, head and all (RFC 8446, section 5.2): no less is received at once.
+RECORD_LEN: Final = 5 + (16 << 10) + 256
 SEND_LEN: Final = 272 << 10  # bytes sent at once: a piece (exchange.py) and a head
 # Bytes encrypted at once.  TLS keeps the memory as long as the connection lasts; with more
 # nothing is gained.
 ENCRYPT_LEN: Final = 64 << 10
-# Bytes of several TLS records handed on together where bytes are only carried: each turn of
-# the event loop costs as much as a record.
-CARRIED_LEN: Final = 256 << 10
 # Undecrypted bytes thrown away while a refused client still sends, so that it reads our
 # answer rather than a reset; and for how long.  The largest pack is about 16 MiB.
 LINGER_LEN: Final = 64 << 20
@@ -59,23 +59,44 @@ class Wire:
         Raises:
             ConnectionLost: reset, or not TLS.
         """
-        try:
-            if self._tls is None:
+        if self._tls is None:
+            try:
                 return self.sock.recv_into(view)
-            while True:
+            except (BlockingIOError, InterruptedError):
+                return None
+            except OSError as exc:
+                raise lost(exc) from exc
+        return self._read_records(self._tls, view)
+
+    def _read_records(self, tls: ssl.SSLObject, view: memoryview) -> int | None:
+        """Fill *view* from as many records as have come; how it ends is said once it is empty."""
+        filled, wanted, more = 0, len(view), True
+        # typeshed knows only the form that returns bytes.
+        read: Callable[[int, memoryview], int] = tls.read  # type: ignore[assignment]
+        incoming = self._incoming
+        try:
+            while filled < wanted and (more or incoming.pending or not filled):
                 try:
-                    return _read_tls(self._tls, view)
+                    got = read(wanted - filled, view[filled:] if filled else view)
                 except ssl.SSLWantReadError:
-                    scratch = _scratch()
+                    scratch = _scratch()[: wanted - filled + RECORD_LEN]
                     received = self.sock.recv_into(scratch)
                     if not received:
-                        return 0  # no close_notify: lengths tell whether anything is missing
-                    self._incoming.write(scratch[:received])
+                        break  # no close_notify: lengths tell whether anything is missing
+                    incoming.write(scratch[:received])
+                    more = received == len(scratch)
+                else:
+                    if not got:
+                        break
+                    filled += got
+            return filled
         except (BlockingIOError, InterruptedError):
-            return None
+            return filled or None
         except ssl.SSLZeroReturnError:
-            return 0
+            return filled
         except (OSError, ValueError) as exc:
+            if filled:
+                return filled
             raise lost(exc) from exc
 
     def write(self, data: memoryview) -> int | None:
@@ -91,7 +112,7 @@ class Wire:
                 return self.sock.send(data)
             written = 0
             while written < min(len(data), SEND_LEN):
-                written += self._tls.write(data[written:][:ENCRYPT_LEN])
+                written += self._tls.write(data[written : written + ENCRYPT_LEN])
                 self._unsent.append(memoryview(self._outgoing.read()))
         except (BlockingIOError, InterruptedError):
             return None
@@ -157,6 +178,11 @@ class Wire:
                 with suppress(ConnectionLost):
                     self.flush()  # the alert that tells the other side why
                 raise lost(exc) from exc
+            await self._hear("in the middle of the handshake")
+
+    async def _hear(self, when: str) -> None:
+        """Have TLS take what comes next (ConnectionLost: the end, *when*)."""
+        while True:
             await trio.lowlevel.wait_readable(self.sock)
             try:
                 received = self.sock.recv(RECV_LEN)
@@ -165,8 +191,45 @@ class Wire:
             except OSError as exc:
                 raise lost(exc) from exc
             if not received:
-                raise ConnectionLost("it ended in the middle of the handshake")
+                raise ConnectionLost(f"it ended {when}")
             self._incoming.write(received)
+            return
+
+    async def shed(self, *, is_first: bool) -> None:
+        """End TLS both ways; the connection goes on without it.
+
+        One side *is_first* to say so, and sends nothing bare before the other has agreed;
+        the other agrees only once it has heard it.  Both goodbyes are TLS's own, so that
+        nobody on the line can say them; what comes behind the other side's before we have
+        sent anything bare is nobody's but theirs, and refused.
+
+        Raises:
+            ConnectionLost: the other side ended otherwise, or something came behind its end.
+        """
+        if self._tls is None:
+            raise ConnectionLost("it has no TLS to end")
+        when = "before its TLS did"
+        try:
+            while not is_first:
+                try:
+                    if self._tls.read(1):
+                        raise ConnectionLost("it went on talking within its TLS")
+                    break
+                except ssl.SSLWantReadError:
+                    await self._hear(when)
+            while True:
+                try:
+                    self._tls.unwrap()
+                    break
+                except ssl.SSLWantReadError:
+                    await self.drain()
+                    await self._hear(when)
+            await self.drain()
+        except (OSError, ValueError) as exc:
+            raise lost(exc) from exc
+        if self._incoming.pending:
+            raise ConnectionLost("something came behind the end of its TLS")
+        self._tls = None
 
     async def drain(self) -> None:
         """Wait until all that was written is with the kernel (ConnectionLost)."""
@@ -218,57 +281,6 @@ def _scratch() -> memoryview:
     if found is None:
         found = _thread.scratch = memoryview(bytearray(RECV_LEN))
     return found
-
-
-class WireStream(trio.abc.Stream):
-    """A :class:`Wire` as trio's streams are, for the event loop alone."""
-
-    def __init__(self, wire: Wire) -> None:
-        """Take *wire* over."""
-        self.wire = wire
-        self._buffer = memoryview(bytearray(CARRIED_LEN))
-        self._is_closed = False
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of *data*."""
-        try:
-            await self.wire.send_all(bytes(data))
-        except (ConnectionLost, OSError) as exc:
-            raise trio.BrokenResourceError(str(exc)) from exc
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the socket takes bytes."""
-        await trio.lowlevel.wait_writable(self.wire.sock)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return what is there, once something is; nothing at the end."""
-        view = self._buffer[: max_bytes or CARRIED_LEN]
-        while True:
-            filled = 0
-            count: int | None = None
-            try:
-                while filled < len(view) and (count := self.wire.read_into(view[filled:])):
-                    filled += count
-            except ConnectionLost as exc:
-                if not filled:  # else it is said when there is nothing left to hand on
-                    raise trio.BrokenResourceError(str(exc)) from exc
-            if filled or count == 0:
-                await trio.lowlevel.checkpoint()
-                return bytes(view[:filled])
-            await trio.lowlevel.wait_readable(self.wire.sock)
-
-    async def aclose(self) -> None:
-        """Close the socket."""
-        if not self._is_closed:
-            self._is_closed = True
-            trio.lowlevel.notify_closing(self.wire.sock)
-            self.wire.close()
-        await trio.lowlevel.checkpoint()
-
-
-def _read_tls(tls: ssl.SSLObject, view: memoryview) -> int:
-    # typeshed knows only the form that returns bytes.
-    return cast(int, tls.read(len(view), view))
 
 
 def lost(exc: Exception) -> ConnectionLost:

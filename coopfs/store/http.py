@@ -8,6 +8,7 @@ trip, made once (retries: ``store/retry.py``).  Times out on silence and on tric
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -52,7 +53,8 @@ class Endpoint:
     scheme: Literal["http", "https"]
     host: str
     port: int
-    socket_path: str | None = None  # a unix socket's, in place of host and port
+    # A unix socket's, in place of host and port; with https one that hands connections out.
+    socket_path: str | None = None
 
 
 def stall_s(patience: Patience) -> float:
@@ -266,7 +268,7 @@ def _make_pool(
         common |= {"socket_options": [], "socket_path": endpoint.socket_path}
         if trust is None:
             return _UnixPool("localhost", 80, **common)
-        return _TlsUnixPool(
+        return _HandedPool(
             "localhost", 443, ssl_context=trust.context, assert_fingerprint=trust.pin, **common
         )
     common["socket_options"] = _OPTIONS
@@ -307,13 +309,22 @@ class _UnixConnection(HTTPConnection):
         return _connect_unix(self._socket_path)
 
 
-class _TlsUnixConnection(_TlsConnection):
+class _HandedConnection(_TlsConnection):
+    """TLS over a connection that a server here hands us: server/parked.py."""
+
     def __init__(self, *args: Any, socket_path: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._socket_path = socket_path
 
     def _new_conn(self) -> socket.socket:
-        return _connect_unix(self._socket_path)
+        fds: list[int] = []
+        with _connect_unix(self._socket_path) as knocking, suppress(TimeoutError):
+            _, fds, _, _ = socket.recv_fds(knocking, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        if not fds:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "no line of the partner's is there")
+        sock = PacedSocket(fileno=fds[0])
+        sock.settimeout(CONNECT_TIMEOUT_S)
+        return sock
 
 
 def _connect_unix(path: str) -> socket.socket:
@@ -345,5 +356,5 @@ class _UnixPool(urllib3.HTTPConnectionPool):
     ConnectionCls = _UnixConnection
 
 
-class _TlsUnixPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TlsUnixConnection
+class _HandedPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HandedConnection

@@ -131,8 +131,9 @@ class SftpFiles(RemoteFiles):
         with self._lock:
             if self._is_closed:
                 raise StoreUnavailable(f"{self._target.where}: the store has been closed")
-            broken = [s for s in self._sessions if not s.channel.is_usable]
-            self._sessions = [s for s in self._sessions if s.channel.is_usable]
+            usable = [s for s in self._sessions if s.channel.is_usable]
+            broken = [s for s in self._sessions if s not in usable]
+            self._sessions = usable
             best = min(self._sessions, key=lambda session: session.load, default=None)
             is_enough = len(self._sessions) >= self._connections_max
         for session in broken:

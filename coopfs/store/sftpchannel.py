@@ -249,6 +249,7 @@ class SftpChannel:
         if not 5 <= length <= wire.PACKET_LEN_MAX:
             raise WireError("a packet of impossible length")
         with self._lock:
+            self._raise_if_broken()  # by another thread: then nothing is asked any more
             pending = self._pending.get(request_id)
         if pending is None:
             raise WireError(f"an answer to nothing that was asked ({request_id})")

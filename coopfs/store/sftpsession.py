@@ -7,6 +7,7 @@ file whose handle is kept costs one round trip, of another two; a new file three
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ _IO_LEN_MAX: Final = 255 << 10  # bytes; OpenSSH's own limit is 255 KiB
 _LOT_LEN: Final = 8 << 20
 _WRITE_LOT_LEN: Final = 1 << 20  # bytes sent before it is asked again how fast they may go
 _FILE_MODE: Final = 0o600
+# A kept handle still reads what has been deleted or replaced.  Whether it has been is asked in
+# the packet of a read, which makes a small one half as dear again; so not for each.
+LOOK_AGAIN_S: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -39,6 +43,7 @@ class _Kept:
 
     handle: bytes
     size: int
+    looked: float  # when the file was last seen to be there, on the monotonic clock
     users: int = 0
     is_kept: bool = True  # False: whoever reads last closes it
 
@@ -88,12 +93,14 @@ class SftpSession(SftpCalls):
         length: int | None,
         pace: Pace = FREE_LINE.down,
     ) -> bytes:
-        """See :meth:`RemoteFiles.read`."""
+        """See :meth:`RemoteFiles.read`; of what was deleted just now a range may still come."""
         for is_last_try in (False, True):
             kept, is_new = self._borrow(path, label, fresh=is_last_try)
+            is_seen = time.monotonic() - kept.looked < LOOK_AGAIN_S and length is not None
+            look = not is_new and not is_seen
             try:
                 wanted = range_len(label, kept.size, offset, length)
-                return self._read_range(path, label, kept, (offset, wanted), pace, look=not is_new)
+                return self._read_range(path, label, kept, (offset, wanted), pace, look=look)
             except Refused as exc:
                 if is_new or is_last_try:
                     raise self.meant(exc, path, label) from exc
@@ -117,6 +124,7 @@ class SftpSession(SftpCalls):
         look: bool,
     ) -> bytes:
         offset, wanted = asked
+        asked_at = time.monotonic()
         buffer = bytearray(wanted)
         view = memoryview(buffer)
         # In the packet of the first lot: a handle still reads what has been deleted.
@@ -140,10 +148,13 @@ class SftpSession(SftpCalls):
                 self._take_part(kept.handle, start, part, pending, label, asked)
             before = [(start, part, p) for (start, part), p in zip(parts, sent, strict=True)]
             pace.passed(sum(len(part) for _, part in parts))
-        for pending in looked or self.channel.send(looking):
+        if looking:  # nothing was to be read
+            looked = self.channel.send(looking)
+        for pending in looked:
             attrs = self.attrs(self.channel.finish(pending))
             if not attrs.is_file or attrs.size != kept.size:
                 raise _Changed
+            kept.looked = asked_at
         return bytes(buffer)
 
     def _take_part(
@@ -199,7 +210,8 @@ class SftpSession(SftpCalls):
         except Refused as exc:
             raise self.meant(exc, path, label) from exc
         try:
-            return _Kept(handle, plain_size(info_of(path, self.attrs(looked)), label), users=1)
+            size = plain_size(info_of(path, self.attrs(looked)), label)
+            return _Kept(handle, size, time.monotonic(), users=1)
         except Refused as exc:  # deleted between the two
             self.close_handles([handle])
             raise self.meant(exc, path, label) from exc
