@@ -440,6 +440,9 @@ def test_a_folder_of_very_many_files_is_walked_without_keeping_their_stats(
     lab.expect_archived(lab.take())
     again = lab.take()
     assert again.facts.counts.read == 0
+    assert again.facts.counts.new == 0
+    (lab.source / "f030.d" / "inner").write_text("y")  # what was passed over is as it was
+    lab.expect_archived(lab.take())
     (lab.source / "f010").unlink()
     write(lab.source / "f011", "changed")
     report = lab.take()
