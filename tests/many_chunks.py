@@ -69,6 +69,12 @@ class ManyChunks:
             first = self._commit(archive, signer, whole, 1, ())
             self._commit(archive, signer, rest, 2, (first,))
 
+    def content_left(self) -> bytes:
+        """Return what the file short/0000001/0 of the second snapshot holds."""
+        pack = self.pack_count * 9 // 10 // 2
+        places = [n for n in range(PACK_CHUNKS) if pack % WORN_PACKS or n % 3]
+        return b"".join(content(pack, n) for n in places[2 * FOLDER_FILES : 2 * FOLDER_FILES + 2])
+
     # --- packs --------------------------------------------------------------------
 
     def _put_packs(self, archive: Archive, signer: SigningKey) -> None:

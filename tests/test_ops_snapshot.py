@@ -624,15 +624,15 @@ def test_a_folder_that_cannot_be_listed_is_taken_empty_and_looked_at_again(
     lab: Lab, no_race: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(lab.source)
-    scan = os.scandir
+    listing = os.listdir
 
     def refuse(path: bytes) -> object:
         if path == os.fsencode(lab.source / "a"):
             raise PermissionError(13, "Permission denied")
-        return scan(path)
+        return listing(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("coopfs.ops.folder.os.scandir", refuse)
+        patch.setattr("coopfs.ops.folder.os.listdir", refuse)
         report = lab.take()
         assert [(p.path, p.reason) for p in report.facts.problems] == [
             (os.fsencode(lab.source / "a"), "Permission denied")
