@@ -340,14 +340,14 @@ class Walker:
             if folder.is_same:
                 continue  # its former row holds
             builder, done = folder.builder.copy(), folder.place
-            names = [folder.listing.first_rows(done)]
+            names = bytearray(folder.listing.first_rows(done))
             totals = Totals(*folder.totals)
             for record, name, entry in self._unchanged_rest(folder):
                 builder.add(entry)
-                names.append(record + name + b"\0")
+                names += record + name + b"\0"
                 totals = totals._replace(files=totals.files + 1, size=totals.size + entry.size)
-            row = Witness(folder.path, b"".join(names), builder.finish(), totals, folder.read_ns)
-            self.rows.append(row)
+            tree = builder.finish()
+            self.rows.append(Witness(folder.path, names, tree, totals, folder.read_ns))
 
     def _unchanged_rest(self, folder: OpenFolder) -> Iterator[tuple[bytes, bytes, Entry]]:
         """Yield (record, name, entry) of the files still to come that will prove unchanged."""
