@@ -1,48 +1,43 @@
 """An archive of millions of chunks that takes little room: for memory and time at that size.
 
-Index objects, trees and snapshots are real and made with coopfs's own code.  The packs
-of file content are not: each is a sparse file of the right size, with a signed directory
-in the index.  Nothing may read them, but everything may look them up, mark and delete
-them.  A share of the chunks is real and tiny, so that a prune has something to move.
+All of it is real, made with coopfs's own code, and can be read.  Blocks and packs are as
+many as those of ordinary files, but nearly all zeros, so that ten million chunks (100 GB
+of files; 400 GB at the default sizes) take 1.5 GB.  A share of the chunks is tiny.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 from archive_fixtures import Lab
-from blake3 import blake3
 from vectors import samples
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.writer import INDEX_CHUNKS, ArchiveWriter
 from coopfs.format.body import seal_body
-from coopfs.format.codec import Codec
+from coopfs.format.codec import Compressor
 from coopfs.format.index import IndexedPack, IndexObject, encode_index
-from coopfs.format.keys import SIGN_PACK, Role, SigningKey
+from coopfs.format.keys import Role, SigningKey
 from coopfs.format.nodes import SpanTreeBuilder, TreeBuilder
-from coopfs.format.pack import TAG_LEN, BlockDraft, decode_directory, encode_directory_body
-from coopfs.format.sealing import Header
+from coopfs.format.pack import BlockDraft, build_pack
 from coopfs.format.snapshot import State, encode_snapshot
 from coopfs.format.tree import Entry, Kind, Span, Totals
-from coopfs.ids import ChunkId, PackId, SnapshotId, TreeId
+from coopfs.ids import ID_LEN, ChunkId, SnapshotId, TreeId
 from coopfs.store.base import Kind as StoreKind
 
-CHUNK_LEN = 40_000  # bytes: what content at the default sizes comes to
-BLOCK_CHUNKS = 26  # 1 MiB
-PACK_BLOCKS = 40  # 16 MiB once compressed
+CHUNK_LEN = 10_000  # bytes: a quarter of what content at the default sizes comes to
+BLOCK_CHUNKS = 26  # as in 1 MiB at the default sizes
+PACK_BLOCKS = 40  # 16 MiB once compressed, were it not zeros
 PACK_CHUNKS = BLOCK_CHUNKS * PACK_BLOCKS
-PACK_LEN = 17 << 20
 LONG_SPANS = 5000  # chunks of a long file; it has a span tree
 FOLDER_FILES = 10
-REAL_SHARE = 0.02  # of the chunks: real, tiny, needed by every other snapshot only in part
-_ZEROS = memoryview(bytes(1 << 20))
+TINY_SHARE = 0.02  # of the chunks
+WORN_PACKS = 10  # every so many-th pack loses every third chunk
+_ZEROS = bytes(CHUNK_LEN)
 
 
 class ManyChunks:
@@ -51,64 +46,63 @@ class ManyChunks:
     def __init__(self, lab: Lab, chunk_count: int) -> None:
         """*chunk_count*: about so many, rounded to whole packs."""
         self._lab = lab
-        self.pack_count = max(round(chunk_count * (1 - REAL_SHARE) / PACK_CHUNKS), 4)
-        self._real_count = round(chunk_count * REAL_SHARE)
+        self.pack_count = max(round(chunk_count * (1 - TINY_SHARE) / PACK_CHUNKS), 4)
+        self._tiny_count = round(chunk_count * TINY_SHARE)
+        self._ids_path = lab.base / "chunk-ids"  # of all packs: 320 MB are too much for a list
 
     def build(self) -> None:
         """Put packs, index objects, trees and two snapshots of one series.
 
-        The first needs everything; the second neither the last tenth of the packs nor
-        every other real chunk.
+        The first needs everything; the second neither the last tenth of the packs, nor
+        every third chunk of every tenth pack, nor every other tiny chunk.
         """
         with self._lab.open() as (archive, _):
-            signer = archive.ring.writer()
-            self._put_packs(archive, signer)
-        with self._lab.open(refresh=False) as (archive, _):
+            self._put_packs(archive, archive.ring.writer())
+        with self._lab.open() as (archive, _):
             signer = archive.ring.writer()
             with ArchiveWriter(archive, signer) as writer:
-                real = [writer.save_chunk(b"real %d" % n) for n in range(self._real_count)]
-                whole = self._tree(archive, writer, self.pack_count, real)
-                rest = self._tree(archive, writer, self.pack_count * 9 // 10, real[::2])
+                tiny = [writer.save_chunk(_tiny(n)) for n in range(self._tiny_count)]
+                whole = self._tree(archive, writer, self.pack_count, tiny, is_worn=False)
+                kept = self.pack_count * 9 // 10
+                rest = self._tree(archive, writer, kept, tiny[::2], is_worn=True)
                 writer.flush()
             first = self._commit(archive, signer, whole, 1, ())
             self._commit(archive, signer, rest, 2, (first,))
+
+    def content_left(self) -> bytes:
+        """Return what the file short/0000001/0 of the second snapshot holds."""
+        pack = self.pack_count * 9 // 10 // 2
+        places = [n for n in range(PACK_CHUNKS) if pack % WORN_PACKS or n % 3]
+        return b"".join(content(pack, n) for n in places[2 * FOLDER_FILES : 2 * FOLDER_FILES + 2])
 
     # --- packs --------------------------------------------------------------------
 
     def _put_packs(self, archive: Archive, signer: SigningKey) -> None:
         packs: list[IndexedPack] = []
-        for number in range(self.pack_count):
-            packs.append(self._put_pack(archive, signer, number))
-            if len(packs) * PACK_CHUNKS >= INDEX_CHUNKS - PACK_CHUNKS:
-                self._put_index(archive, signer, packs)
-                packs = []
+        compressor = Compressor()
+        with self._ids_path.open("wb") as ids:
+            for number in range(self.pack_count):
+                drafts = [_draft(archive, compressor, number, n) for n in range(PACK_BLOCKS)]
+                ids.writelines(chunk_id for draft in drafts for chunk_id, _ in draft.chunks)
+                pack = build_pack(archive.keys, signer, Role.DATA, drafts, os.urandom(32))
+                archive.store.put(StoreKind.DATA, pack.pack_id, pack.data)
+                size = len(pack.data)
+                packs.append(IndexedPack(pack.pack_id, size, pack.header, pack.directory))
+                if len(packs) * PACK_CHUNKS >= INDEX_CHUNKS - PACK_CHUNKS:
+                    self._put_index(archive, signer, packs)
+                    packs = []
         if packs:
             self._put_index(archive, signer, packs)
 
-    def _put_pack(self, archive: Archive, signer: SigningKey, number: int) -> IndexedPack:
-        ids = chunk_ids(number)
-        sealed_len = PACK_LEN // PACK_BLOCKS - 4096
-        stored = _ZEROS[: sealed_len - TAG_LEN]
-        drafts = [
-            BlockDraft(
-                Codec.ZSTD,
-                stored,
-                BLOCK_CHUNKS * CHUNK_LEN,
-                tuple((chunk_id, CHUNK_LEN) for chunk_id in islice(ids, BLOCK_CHUNKS)),
-            )
-            for _ in range(PACK_BLOCKS)
-        ]
-        pack_id = PackId(hashlib.sha256(b"pack %d" % number).digest())
-        body = encode_directory_body(drafts, signer.writer_id, bytes(32))
-        signature = signer.sign(SIGN_PACK, body)
-        salt = blake3(pack_id).digest()
-        _, commitment = archive.keys.object_key(Role.DATA, salt)
-        folder = self._lab.store_path / "data" / pack_id.hex()[:2]
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / pack_id.hex()).open("wb") as file:
-            file.truncate(PACK_LEN)
-        directory = decode_directory(body, signature, "pack")
-        return IndexedPack(pack_id, PACK_LEN, Header(Role.DATA, salt, commitment), directory)
+    def _chunk_ids(self, packs: range, *, is_worn: bool) -> Iterator[ChunkId]:
+        """Yield the ids of the chunks of some packs; with *is_worn* not all of some."""
+        with self._ids_path.open("rb") as file:
+            for number in packs:
+                file.seek(number * PACK_CHUNKS * ID_LEN)
+                ids = file.read(PACK_CHUNKS * ID_LEN)
+                for place in range(PACK_CHUNKS):
+                    if not is_worn or number % WORN_PACKS or place % 3:
+                        yield ChunkId(ids[place * ID_LEN : (place + 1) * ID_LEN])
 
     def _put_index(self, archive: Archive, signer: SigningKey, packs: list[IndexedPack]) -> None:
         # A year old: nothing of it is new, so nothing is left alone for that.
@@ -121,23 +115,29 @@ class ManyChunks:
     # --- trees --------------------------------------------------------------------
 
     def _tree(
-        self, archive: Archive, writer: ArchiveWriter, packs: int, real: list[ChunkId]
+        self,
+        archive: Archive,
+        writer: ArchiveWriter,
+        packs: int,
+        tiny: list[ChunkId],
+        *,
+        is_worn: bool,
     ) -> TreeId:
-        """Store a folder of long files and one of folders of short ones."""
+        """Store a folder of long files, one of folders of short ones and one of tiny files."""
         half = packs // 2
-        long = self._folder(archive, writer, self._long_files(writer, range(half)))
-        short = self._folder(
-            archive, writer, self._short_folders(archive, writer, range(half, packs))
-        )
-        tiny = self._folder(
+        ids = self._chunk_ids(range(half), is_worn=is_worn)
+        long = self._folder(archive, writer, self._long_files(writer, ids))
+        ids = self._chunk_ids(range(half, packs), is_worn=is_worn)
+        short = self._folder(archive, writer, self._short_folders(archive, writer, ids))
+        least = self._folder(
             archive,
             writer,
             (
-                _file(b"%06d" % number, [Span(len(b"real %d" % number), chunk_id)])
-                for number, chunk_id in _numbered(real, self._real_count)
+                _file(b"%06d" % number, [Span(len(_tiny(number)), chunk_id)])
+                for number, chunk_id in _numbered(tiny, self._tiny_count)
             ),
         )
-        top = [(b"long", long), (b"short", short), (b"tiny", tiny)]
+        top = [(b"long", long), (b"short", short), (b"tiny", least)]
         entries = (_folder_entry(name, tree, totals) for name, (tree, totals) in top)
         return self._folder(archive, writer, entries)[0]
 
@@ -158,8 +158,7 @@ class ManyChunks:
         return builder.finish(), Totals(files, folders, size)
 
     @staticmethod
-    def _long_files(writer: ArchiveWriter, packs: range) -> Iterator[Entry]:
-        ids = (chunk_id for number in packs for chunk_id in chunk_ids(number))
+    def _long_files(writer: ArchiveWriter, ids: Iterator[ChunkId]) -> Iterator[Entry]:
         number = 0
         while chosen := list(islice(ids, LONG_SPANS)):
             builder = SpanTreeBuilder(writer.save_span_node)
@@ -172,14 +171,13 @@ class ManyChunks:
             number += 1
 
     def _short_folders(
-        self, archive: Archive, writer: ArchiveWriter, packs: range
+        self, archive: Archive, writer: ArchiveWriter, ids: Iterator[ChunkId]
     ) -> Iterator[Entry]:
-        ids = (chunk_id for number in packs for chunk_id in chunk_ids(number))
         number = 0
         while chosen := list(islice(ids, 2 * FOLDER_FILES)):
             files = (
                 _file(b"%d" % place, [Span(CHUNK_LEN, chunk_id) for chunk_id in pair])
-                for place, pair in enumerate(zip(chosen[::2], chosen[1::2], strict=True))
+                for place, pair in enumerate(zip(chosen[::2], chosen[1::2], strict=False))
             )
             yield _folder_entry(b"%07d" % number, *self._folder(archive, writer, files))
             number += 1
@@ -214,15 +212,27 @@ class ManyChunks:
         return archive.objects.add_own(SnapshotId(sealed.object_id), body).snapshot_id
 
 
-def chunk_ids(pack_number: int) -> Iterator[ChunkId]:
-    """Yield the ids of the chunks of one of the packs."""
-    ids = blake3(b"chunks %d" % pack_number).digest(32 * PACK_CHUNKS)
-    return (ChunkId(ids[at : at + 32]) for at in range(0, len(ids), 32))
+def content(pack_number: int, place: int) -> bytes:
+    """Return the content of one of a pack's chunks; no two are the same."""
+    head = b"%d of %d" % (place, pack_number)
+    return head + _ZEROS[len(head) :]
 
 
-def _numbered(real: list[ChunkId], count: int) -> Iterator[tuple[int, ChunkId]]:
-    step = count // len(real) if real else 1
-    return ((place * step, chunk_id) for place, chunk_id in enumerate(real))
+def _draft(archive: Archive, compressor: Compressor, pack_number: int, block: int) -> BlockDraft:
+    first = block * BLOCK_CHUNKS
+    contents = [content(pack_number, first + n) for n in range(BLOCK_CHUNKS)]
+    codec, stored = compressor.compress(b"".join(contents), 1)
+    chunks = tuple((archive.keys.chunk_id(plain), CHUNK_LEN) for plain in contents)
+    return BlockDraft(codec, stored, BLOCK_CHUNKS * CHUNK_LEN, chunks)
+
+
+def _tiny(number: int) -> bytes:
+    return b"tiny %d" % number
+
+
+def _numbered(tiny: list[ChunkId], count: int) -> Iterator[tuple[int, ChunkId]]:
+    step = count // len(tiny) if tiny else 1
+    return ((place * step, chunk_id) for place, chunk_id in enumerate(tiny))
 
 
 def _file(name: bytes, spans: list[Span]) -> Entry:
@@ -232,8 +242,3 @@ def _file(name: bytes, spans: list[Span]) -> Entry:
 
 def _folder_entry(name: bytes, tree: TreeId, totals: Totals) -> Entry:
     return Entry(name, Kind.FOLDER, 0o755, 0, 0, 0, tree=tree, totals=totals)
-
-
-def store_len(store: Path) -> int:
-    """Return the bytes that the store really takes on the disk."""
-    return sum(path.stat().st_blocks * 512 for path in store.rglob("*") if path.is_file())

@@ -129,21 +129,33 @@ def expect_same(archive: Archive, root: object, top: Path) -> None:
     assert found.links == real.links
 
 
+def treat_as_large(patch: pytest.MonkeyPatch) -> None:
+    """Have every folder handled as one of a million entries is."""
+    patch.setattr("coopfs.ops.folder.STATS_KEPT", 0)
+    patch.setattr("coopfs.ops.witness.PART_LEN", 50)
+    patch.setattr("coopfs.ops.snapshot.UNSENT_LEN", 1)
+
+
 @settings(SETTINGS, max_examples=20)
-@given(rounds=st.lists(CHANGES, min_size=2, max_size=5))
+@given(rounds=st.lists(CHANGES, min_size=2, max_size=5), is_large=st.booleans())
 def test_after_any_changes_the_snapshot_equals_the_source(
-    bench: tuple[Lab, Archive, Iterator[int]], rounds: list[list[tuple[object, ...]]]
+    bench: tuple[Lab, Archive, Iterator[int]],
+    rounds: list[list[tuple[object, ...]]],
+    is_large: bool,
 ) -> None:
     lab, archive, numbers = bench
     series = f"s{next(numbers)}"
     top = lab.source / series
     top.mkdir()
-    for changes in rounds:
-        for one in changes:
-            change(top, *one)  # type: ignore[arg-type]
-        report = take(archive, top, series=series)
-        assert report.facts.problem_count == 0
-        expect_same(archive, report.facts.root, top)
+    with pytest.MonkeyPatch.context() as patch:
+        if is_large:
+            treat_as_large(patch)
+        for changes in rounds:
+            for one in changes:
+                change(top, *one)  # type: ignore[arg-type]
+            report = take(archive, top, series=series)
+            assert report.facts.problem_count == 0
+            expect_same(archive, report.facts.root, top)
     # And as it is now, with no memory of what was, it is the same tree.
     fresh = take(archive, top, series=f"{series}-fresh")
     assert fresh.facts.root == report.facts.root
@@ -154,11 +166,13 @@ def test_after_any_changes_the_snapshot_equals_the_source(
 @given(
     rounds=st.lists(st.tuples(CHANGES, st.integers(1, 8)), min_size=2, max_size=4),
     has_checkpoints=st.booleans(),
+    is_large=st.booleans(),
 )
 def test_interruptions_and_checkpoints_at_any_moment_change_nothing(
     bench: tuple[Lab, Archive, Iterator[int]],
     rounds: list[tuple[list[tuple[object, ...]], int]],
     has_checkpoints: bool,
+    is_large: bool,
 ) -> None:
     lab, archive, numbers = bench
     series = f"s{next(numbers)}"
@@ -167,6 +181,8 @@ def test_interruptions_and_checkpoints_at_any_moment_change_nothing(
     with pytest.MonkeyPatch.context() as patch:
         if has_checkpoints:
             patch.setattr("coopfs.ops.snapshot.CHECKPOINT_CHUNKS", 1)
+        if is_large:
+            treat_as_large(patch)
         for changes, calls in rounds:
             for one in changes:
                 change(top, *one)  # type: ignore[arg-type]

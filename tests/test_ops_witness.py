@@ -38,6 +38,22 @@ def test_rows_come_back_for_their_series_only(state: State) -> None:
     assert one.get(b"/a\xff\n") == witness._replace(read_ns=9)
 
 
+def test_names_that_fill_several_rows_come_back_whole_or_not_at_all(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coopfs.ops.witness.PART_LEN", 10)
+    witnesses = Witnesses(state, "anna/one")
+    for read_ns, length in enumerate((35, 9, 10, 11, 20, 30, 0, 12)):  # each over the one before
+        witness = row(b"/a", read_ns)._replace(names=bytes(range(length)))
+        witnesses.put([witness, row(b"/a/0")])
+        assert witnesses.get(b"/a") == witness, length
+    with state.transaction() as connection:  # as an older run may have left it
+        connection.execute("UPDATE witnesses SET read_ns = 1 WHERE path = ?", (b"/a//1",))
+    assert witnesses.get(b"/a") is None
+    witnesses.put([], [b"/a"])
+    assert state.connection.execute("SELECT count(*) FROM witnesses").fetchone() == (0,)
+
+
 def test_a_folder_that_is_gone_takes_what_is_below_it_and_nothing_else(state: State) -> None:
     witnesses = Witnesses(state, "anna/one")
     other = Witnesses(state, "anna/two")

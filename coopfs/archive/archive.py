@@ -266,7 +266,7 @@ class Archive:
             if pack.pack_id in told and self.index.is_usable(pack.pack_no)
         ]
         if hurt:
-            self.index.mark_all_lost(hurt, "damaged, as its keeper has found")
+            self.index.mark_all_lost(dict.fromkeys(hurt, "damaged, as its keeper has found"))
 
     def fetch_metadata(self) -> None:
         """Copy what is not here yet of trees to the disk cache, so that names never wait.

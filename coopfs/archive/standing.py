@@ -6,7 +6,7 @@ verified here, and which packs are listed in several ways.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from coopfs.archive.index_rows import drop_pack, listing_digest
@@ -83,15 +83,17 @@ class PackStanding:
 
     def mark_lost(self, pack_id: PackId, reason: str) -> None:
         """Stop relying on a pack that is gone or damaged; the next snapshot sends it again."""
-        self.mark_all_lost([pack_id], reason)
+        self.mark_all_lost({pack_id: reason})
 
-    def mark_all_lost(self, pack_ids: Iterable[PackId], reason: str) -> None:
-        """Do as :meth:`mark_lost` of several; a prune's mark stays what it is."""
+    def mark_all_lost(self, reasons: Mapping[PackId, str]) -> None:
+        """Do as :meth:`mark_lost` of several, at once; a prune's mark stays what it is."""
+        if not reasons:
+            return
         with self._state.transaction() as connection:
             connection.executemany(
                 "INSERT INTO lost_packs VALUES (?, ?) ON CONFLICT (pack_id) DO UPDATE"
                 " SET reason = excluded.reason WHERE reason != ?",
-                [(pack_id, reason, MARKED) for pack_id in pack_ids],
+                [(pack_id, reason, MARKED) for pack_id, reason in reasons.items()],
             )
             self._bump_generation()
         self.reload()

@@ -89,6 +89,7 @@ class ArchiveWriter:
         self._packs: list[IndexedPack] = []  # durable, not in an index object yet
         self._pending: set[bytes] = set()  # ids saved since the last flush
         self._unsent: dict[bytes, tuple[bool, bytes]] = {}  # nodes since then: (is tree, bytes)
+        self.unsent_len = 0  # bytes of those, which are in memory
         self._adopted: list[bytes] = []  # nodes an earlier run could not send
         self._durable: set[bytes] | None = None  # chunks in packs; once the store has failed
         self.new_len = 0  # bytes of chunks that the archive did not have
@@ -143,6 +144,7 @@ class ArchiveWriter:
     def _save_node(self, node_id: bytes, node: bytes, *, is_tree: bool) -> None:
         if node_id not in self._pending and not self._archive.index.has(node_id):
             self._unsent[node_id] = (is_tree, node)
+            self.unsent_len += len(node)
             if self._durable is None:
                 self._append(self._meta, node_id, node)
 
@@ -260,7 +262,7 @@ class ArchiveWriter:
         self._packs.clear()
         self._pending.clear()
         self._unsent.clear()
-        self.unflushed_len = 0
+        self.unflushed_len = self.unsent_len = 0
 
     def _put_index(self, packs: tuple[IndexedPack, ...]) -> None:
         archive = self._archive

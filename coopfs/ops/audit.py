@@ -134,8 +134,9 @@ def audit_archive(
                 progress.update(files=number, bytes_=read_len)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    for pack_id, problem in bad.items():
-        archive.index.mark_lost(pack_id, f"found by an audit: {problem}")
+    archive.index.mark_all_lost(
+        {pack_id: f"found by an audit: {problem}" for pack_id, problem in bad.items()}
+    )
     result = AuditResult(
         time_ns=time.time_ns(),
         confidence=request.confidence,

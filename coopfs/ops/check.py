@@ -275,9 +275,8 @@ class _Check:
         """Have the next snapshot store again what is lost and still at its source."""
         index = self._archive.index
         known = index.lost()
-        for pack_id, reason in {**self._index.missing, **self._lost}.items():
-            if pack_id not in known:
-                index.mark_lost(pack_id, reason)
+        lost = {**self._index.missing, **self._lost}
+        index.mark_all_lost({name: reason for name, reason in lost.items() if name not in known})
         found = [pack_id for pack_id in self._found if pack_id in known]
         for pack_id in found:
             self._findings.note(

@@ -36,8 +36,8 @@ class SurveysAhead:
         self._ready_len = 0
         self._sent_len = 0
         for pack in archive.index.packs():
-            for info in archive.index.blocks_of(pack.pack_no):
-                if pack.is_meta and max(info.plain_len, info.sealed_len) <= PLACE_LEN:
+            for info in archive.index.blocks_of(pack.pack_no) if pack.is_meta else ():
+                if max(info.plain_len, info.sealed_len) <= PLACE_LEN:
                     self._todo.append(info.block_no)
                     self._plain_lens[info.block_no] = info.plain_len
 

@@ -36,19 +36,20 @@ class Salvage:
             yield kept
 
     def _durable_part(self, row: Witness) -> Witness:
-        entries = list(self._entries(row.tree))
-        kept = [entry for entry in entries if self._is_durable(entry)]
-        if len(kept) == len(entries):
+        if all(self._is_durable(entry) for entry in self._entries(row.tree)):
             return row
         builder = TreeBuilder(self._archive.keys.tree_id_key, self._writer.save_tree_node)
         files = folders = size = 0
-        for entry in kept:
+        here: set[bytes] = set()
+        for entry in self._entries(row.tree):
+            if not self._is_durable(entry):
+                continue
             builder.add(entry)
+            here.add(entry.name)
             inner = entry.totals or Totals(1, -1, entry.size)
             files, size = files + inner.files, size + inner.size
             folders += inner.folders + 1
         # The files left out have no record any more, so the next run looks at them.
-        here = {entry.name for entry in kept}
         names = b"".join(
             record + name + b"\0" for name, record in split_names(row.names) if name in here
         )

@@ -121,7 +121,9 @@ def _note_missing(archive: Archive) -> None:
     here = {info.name for info in archive.store.list(Kind.DATA)}
     missing = [pack_id for pack_id in known if ObjectId(pack_id) not in here]
     if missing:
-        archive.index.mark_all_lost(missing, "gone from the store while a snapshot was taken")
+        archive.index.mark_all_lost(
+            dict.fromkeys(missing, "gone from the store while a snapshot was taken")
+        )
 
 
 def _store_anew(archive: Archive, writer: ArchiveWriter, root: TreeId) -> None:

@@ -202,7 +202,9 @@ def move_archive(
             if not is_partial:
                 raise
             rollback = str(exc)
-        archive.index.mark_all_lost(missing, "not in the store the archive was moved to")
+        archive.index.mark_all_lost(
+            dict.fromkeys(missing, "not in the store the archive was moved to")
+        )
         is_owner_known = archive.ring.admin() is not None
         if is_owner_known:
             introduce_owner(archive.store, archive.ring)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.writer import ArchiveWriter
@@ -19,10 +20,10 @@ from coopfs.format.tree import Entry, Kind, Totals
 from coopfs.ids import TreeId
 from coopfs.ops.content import ContentReader
 from coopfs.ops.files import FileStorer
-from coopfs.ops.folder import OpenFolder, WalkRules
+from coopfs.ops.folder import Former, OpenFolder, WalkRules, gone_folders
 from coopfs.ops.progress import Progress
 from coopfs.ops.tally import Tally
-from coopfs.ops.witness import Witness, Witnesses, split_names
+from coopfs.ops.witness import Witness, Witnesses
 
 
 class Result:
@@ -120,20 +121,18 @@ class Walker:
         if self.must_look and not self._writer.has(old.tree):
             folder.old = None  # pruned, or in a pack that is lost
             return
-        youngest = self._rules.witness.youngest_ns
-        limit = old.limit_ns
         folder.is_same = (
-            folder.names(len(folder.items)) == old.names
-            and not self.must_look
-            and all(status is not None and youngest(status) < limit for _, status in folder.items)
+            not self.must_look
+            and folder.listing.rows == old.names
+            and folder.listing.is_older(old.limit_ns, self._rules.witness)
         )
 
     def _walk_items(self, folder: OpenFolder) -> OpenFolder | None:
         """Do the folder's next items; return a folder below to walk first, or None at the end."""
-        items, prefix = folder.items, folder.prefix
+        listing, prefix = folder.listing, folder.prefix
         tally = self.tally
-        while folder.place < len(items):
-            name, status = items[folder.place]
+        while folder.place < len(listing):
+            name, status = listing.name(folder.place), listing.status(folder.place)
             if status is None:
                 try:
                     status = os.lstat(prefix + name)
@@ -172,7 +171,8 @@ class Walker:
             self.tally.report(path, problem)
         if folder.is_same:
             self._start_over(folder)
-        del folder.items[folder.place], folder.records[folder.place]
+        folder.listing.leave_out(folder.place)
+        folder.place += 1
 
     def _enter(self, folder: OpenFolder, name: bytes, status: os.stat_result) -> OpenFolder | None:
         path = folder.prefix + name
@@ -197,11 +197,10 @@ class Walker:
     def _close_folder(self, folder: OpenFolder) -> Result:
         if folder.is_same and folder.old is not None:
             return Result(folder.old.tree, folder.old.totals, is_same=True)
-        if folder.old is not None:
-            self._load_old(folder)  # which notes the folders that are gone
+        self._note_gone(folder)
         totals = Totals(*folder.totals)
         tree = folder.builder.finish()
-        names = folder.names(len(folder.items))
+        names = folder.listing.first_rows(len(folder.listing))
         self.rows.append(Witness(folder.path, names, tree, totals, folder.read_ns))
         return Result(tree, totals, is_same=False)
 
@@ -225,34 +224,41 @@ class Walker:
     def _start_over(self, folder: OpenFolder) -> None:
         """A folder believed unchanged is not: add what was passed over, from its old tree."""
         folder.is_same = False
-        self._load_old(folder)
-        for name, _ in folder.items[: folder.place]:
-            folder.builder.add(folder.old_entries[name])
+        for place in range(folder.place):
+            entry, _ = self._former(folder, folder.listing.name(place))
+            if entry is None:
+                raise _damaged(folder, "it lacks a name")
+            folder.builder.add(entry)
 
-    def _load_old(self, folder: OpenFolder) -> None:
-        """Read the folder's old tree and records, once."""
-        if folder.old_records is not None:
-            return
-        folder.old_records = {}
+    def _former(self, folder: OpenFolder, name: bytes) -> tuple[Entry | None, bytes | None]:
+        """Return what was stored as *name*, and its record; names are asked for in order."""
         if folder.old is None:
+            return None, None
+        try:
+            if folder.former is None:
+                folder.former = Former(self._archive.iter_entries, folder.old)
+            return folder.former.at(name)
+        except DataError as exc:
+            self._on_damage(folder, folder.old, exc)
+            return None, None
+
+    def _on_damage(self, folder: OpenFolder, old: Witness, exc: DataError) -> None:
+        """Go on without the old tree, of which a node cannot be read, where that is right."""
+        self._note_damage(old.tree, str(exc))
+        if not self.must_look:
+            raise _damaged(folder, str(exc)) from exc
+        # What of it was believed so far was looked at; all else is read again.
+        folder.old = folder.former = None
+
+    def _note_gone(self, folder: OpenFolder) -> None:
+        """Note the folders that were in the folder and are no more."""
+        old, load = folder.old, self._archive.iter_entries
+        if old is None or not old.totals.folders:
             return
         try:
-            folder.old_entries = {e.name: e for e in self._archive.iter_entries(folder.old.tree)}
+            self.gone += map(folder.prefix.__add__, gone_folders(load(old.tree), folder.listing))
         except DataError as exc:
-            self._note_damage(folder.old.tree, str(exc))
-            if self.must_look:  # nothing in it was believed yet: all of it is read again
-                folder.old = None
-                return
-            raise FormerTreeDamaged(
-                f"{os.fsdecode(folder.path)}: what it was stored as cannot be read any more "
-                f"({exc}); run again, and it is stored anew"
-            ) from exc
-        folder.old_records = dict(split_names(folder.old.names))
-        here = {name for name, _ in folder.items}
-        prefix = folder.prefix
-        for name, entry in folder.old_entries.items():
-            if entry.kind is Kind.FOLDER and name not in here:
-                self.gone.append(prefix + name)
+            self._on_damage(folder, old, exc)
 
     def _note_damage(self, tree: TreeId, reason: str) -> None:
         """Have no run rely any more on the packs in which nodes of *tree* cannot be read."""
@@ -277,16 +283,13 @@ class Walker:
         """Return the entry of anything but a folder; None when it cannot be had."""
         if not folder.place & 63:  # every file would cost more than the answer is worth
             self.between_files()
-        if folder.old is not None:
-            if folder.old_records is None:
-                self._load_old(folder)
-            entry = self._unchanged(folder, folder.place)
-            if entry is not None:
-                self.tally.count(entry, "files_unchanged")
-                return entry
+        former, record = self._former(folder, name)
+        if former is not None and self._is_unchanged(folder, folder.place, former, record):
+            self.tally.count(former, "files_unchanged")
+            return former
         entry = self.files.store_file(path, name, status)
         if entry is not None:
-            self.count_read(entry, folder.old_entries.get(name))
+            self.count_read(entry, former)
         return entry
 
     def count_read(self, entry: Entry, former: Entry | None) -> None:
@@ -297,18 +300,15 @@ class Walker:
             # Read again, to be sure, and just as it was: nobody would call that changed.
             self.tally.count(entry, "files_unchanged" if entry == former else "files_changed")
 
-    def _unchanged(self, folder: OpenFolder, place: int) -> Entry | None:
-        """Return the former entry of the item at *place* if it still holds."""
-        old, records = folder.old, folder.old_records
-        name, record = folder.items[place][0], folder.records[place]
-        if old is None or records is None or records.get(name) != record:
-            return None
-        if self._rules.witness.youngest_in(record) >= old.limit_ns:
-            return None
-        entry = folder.old_entries.get(name)
-        if entry is None or (self.must_look and not self.is_intact(entry)):
-            return None
-        return entry
+    def _is_unchanged(
+        self, folder: OpenFolder, place: int, former: Entry, record: bytes | None
+    ) -> bool:
+        """Tell whether *former*, witnessed by *record*, still holds for the entry at *place*."""
+        if folder.old is None or record is None or record != folder.listing.record(place):
+            return False
+        if self._rules.witness.youngest_in(record) >= folder.old.limit_ns:
+            return False
+        return not self.must_look or self.is_intact(former)
 
     def is_intact(self, entry: Entry) -> bool:
         """Tell whether every chunk of a file is in a usable pack."""
@@ -340,26 +340,29 @@ class Walker:
             if folder.is_same:
                 continue  # its former row holds
             builder, done = folder.builder.copy(), folder.place
-            names = [folder.names(done)]
+            names = bytearray(folder.listing.first_rows(done))
             totals = Totals(*folder.totals)
             for record, name, entry in self._unchanged_rest(folder):
                 builder.add(entry)
-                names.append(record + name + b"\0")
+                names += record + name + b"\0"
                 totals = totals._replace(files=totals.files + 1, size=totals.size + entry.size)
-            row = Witness(folder.path, b"".join(names), builder.finish(), totals, folder.read_ns)
-            self.rows.append(row)
+            tree = builder.finish()
+            self.rows.append(Witness(folder.path, names, tree, totals, folder.read_ns))
 
     def _unchanged_rest(self, folder: OpenFolder) -> Iterator[tuple[bytes, bytes, Entry]]:
         """Yield (record, name, entry) of the files still to come that will prove unchanged."""
         if folder.old is None:
             return
-        if folder.old_records is None:
-            self._load_old(folder)
-        for place in range(folder.place, len(folder.items)):
-            name = folder.items[place][0]
-            entry = self._unchanged(folder, place)
-            if entry is not None and entry.kind is not Kind.FOLDER:
-                yield folder.records[place], name, entry
+        listing = folder.listing
+        with suppress(DataError):  # then no more is known to be unchanged
+            former = Former(self._archive.iter_entries, folder.old)
+            for place in range(folder.place, len(listing)):
+                name = listing.name(place)
+                entry, record = former.at(name)
+                if entry is None or entry.kind is Kind.FOLDER:
+                    continue
+                if self._is_unchanged(folder, place, entry, record):
+                    yield listing.record(place), name, entry
 
     def store_open_folders(self) -> list[tuple[Entry, TreeId, Totals]]:
         """Store what is done so far of every open folder, outermost first; the walk goes on.
@@ -388,3 +391,10 @@ class Walker:
             stored.append(below)
         stored.reverse()
         return stored
+
+
+def _damaged(folder: OpenFolder, problem: str) -> FormerTreeDamaged:
+    return FormerTreeDamaged(
+        f"{os.fsdecode(folder.path)}: what it was stored as cannot be read any more ({problem}); "
+        "run again, and it is stored anew"
+    )

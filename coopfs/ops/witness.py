@@ -26,15 +26,18 @@ _CTIME_AT: Final = 16  # bytes into a record
 _MTIME_AT: Final = 24
 _TIME: Final = struct.Struct("<q")
 _TOTALS: Final = struct.Struct("<QQQ")
+_PARTS: Final = struct.Struct("<I")  # after the totals, where the names take several rows
 # A file changed within the clock's granularity after it was read keeps its times.
 RACY_NS: Final = 2_000_000_000
+# Names beyond are in rows of their own: SQLite copies a row several times.
+PART_LEN: Final = 4 << 20
 
 
 class Witness(NamedTuple):
     """One folder's row."""
 
     path: bytes  # absolute
-    names: bytes  # per entry in name order: record, name, NUL
+    names: bytes | bytearray  # per entry in name order: record, name, NUL
     tree: TreeId
     totals: Totals
     read_ns: int  # before the folder was looked at
@@ -85,13 +88,13 @@ class WitnessRules(NamedTuple):
         return time_ns
 
 
-def split_names(names: bytes) -> Iterator[tuple[bytes, bytes]]:
+def split_names(names: bytes | bytearray) -> Iterator[tuple[bytes, bytes]]:
     """Yield (name, record) of a row's entries."""
     start = 0
     while start < len(names):
         middle = start + RECORD_LEN
         end = names.index(b"\0", middle)
-        yield names[middle:end], names[start:middle]
+        yield bytes(names[middle:end]), bytes(names[start:middle])
         start = end + 1
 
 
@@ -119,7 +122,25 @@ class Witnesses:
         if row is None:
             return None
         names, tree, totals, read_ns = row
-        return Witness(path, names, TreeId(tree), Totals(*_TOTALS.unpack(totals)), read_ns)
+        if len(totals) > _TOTALS.size:
+            (parts,) = _PARTS.unpack_from(totals, _TOTALS.size)
+            names = self._joined(path, names, parts, read_ns)
+            if names is None:
+                return None
+        return Witness(path, names, TreeId(tree), Totals(*_TOTALS.unpack_from(totals)), read_ns)
+
+    def _joined(self, path: bytes, first: bytes, parts: int, read_ns: int) -> bytearray | None:
+        """Return the names of a witness of several rows; None: they are not of one time."""
+        names = bytearray(first)
+        for number in range(1, parts):
+            row = self._state.connection.execute(
+                "SELECT names, read_ns FROM witnesses WHERE series = ? AND path = ?",
+                (self._series, _part_path(path, number)),
+            ).fetchone()
+            if row is None or row[1] != read_ns:
+                return None
+            names += row[0]
+        return names
 
     def put(self, rows: Iterable[Witness], gone: Iterable[bytes] = ()) -> None:
         """Keep *rows*, drop the folders *gone* and all below them.
@@ -131,8 +152,9 @@ class Witnesses:
             connection.executemany(
                 "INSERT OR REPLACE INTO witnesses VALUES (?, ?, ?, ?, ?, ?)",
                 (
-                    (self._series, w.path, w.names, w.tree, _TOTALS.pack(*w.totals), w.read_ns)
+                    (self._series, path, names, w.tree, totals, w.read_ns)
                     for w in rows
+                    for path, names, totals in _parts(w)
                 ),
             )
             for path in gone:
@@ -166,3 +188,20 @@ class Witnesses:
             "SELECT generation FROM witness_generations WHERE series = ?", (self._series,)
         ).fetchone()
         return int(row[0]) if row else -1
+
+
+def _parts(witness: Witness) -> Iterator[tuple[bytes, bytes | bytearray | memoryview, bytes]]:
+    """Yield (path, names, totals) of the rows of one witness; the first says how many they are."""
+    path, names, totals = witness.path, witness.names, _TOTALS.pack(*witness.totals)
+    if len(names) <= PART_LEN:
+        yield path, names, totals
+        return
+    view = memoryview(names)
+    yield path, view[:PART_LEN], totals + _PARTS.pack(-(-len(names) // PART_LEN))
+    for number, start in enumerate(range(PART_LEN, len(names), PART_LEN), 1):
+        yield _part_path(path, number), view[start : start + PART_LEN], totals
+
+
+def _part_path(path: bytes, number: int) -> bytes:
+    # No path has two slashes in a row, and what lies below a folder goes with it.
+    return b"%b//%d" % (path, number)
