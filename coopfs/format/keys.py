@@ -133,10 +133,10 @@ class SigningKey:
 
     def __init__(self, seed: bytes) -> None:
         """Expand *seed* (32 random bytes, RFC 8032 section 5.1.5)."""
-        # Imported late: 60 ms, and `coopfs --help` or a mount of a local store never signs.
-        from Crypto.PublicKey import ECC
-        from Crypto.Signature import eddsa
+        # Imported late: `coopfs --help` or a mount of a local store never signs.
+        from coopfs.format.ciphers import load_ed25519
 
+        ECC, eddsa = load_ed25519()
         key = ECC.construct(curve="Ed25519", seed=seed)
         self.seed = seed
         self.public_key: bytes = key.public_key().export_key(format="raw")
@@ -157,8 +157,9 @@ def verify_signature(
     Raises:
         SignatureInvalid: it is not *public_key*'s over *context* and *message*.
     """
-    from Crypto.Signature import eddsa
+    from coopfs.format.ciphers import load_ed25519
 
+    _, eddsa = load_ed25519()
     try:
         key = eddsa.import_public_key(public_key)
         eddsa.new(key, "rfc8032").verify(context + message, signature)

@@ -14,10 +14,9 @@ from enum import IntEnum
 from typing import Final
 
 from blake3 import blake3
-from Crypto.Cipher import AES
-from Crypto.Cipher._mode_gcm import GcmMode
 
 from coopfs.errors import FormatUnsupported, ObjectCorrupt, ObjectKeyMismatch
+from coopfs.format.ciphers import AES, GcmMode
 from coopfs.format.keys import COMMITMENT_LEN, EPOCH, SALT_LEN, ArchiveKeys, Role
 
 MAGIC: Final = b"COOPFS\r\n"  # the line end shows a transfer in text mode at once

@@ -208,7 +208,7 @@ def _decode_params(value: Any, what: str) -> ScryptParams:
 
 
 def _cipher(key_file: KeyFile, passphrase: str) -> Any:
-    from Crypto.Cipher import AES  # late: an unwrapped file needs none
+    from coopfs.format.ciphers import AES  # late: an unwrapped file needs none
 
     params = key_file.scrypt
     if params is None:

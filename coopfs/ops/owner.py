@@ -1,21 +1,32 @@
 """The owner of an archive, as a partner's server knows it: the identity of the admin key.
 
 It is shown only for what a writer may not do: letting a new machine in, deleting.
+HTTP, TLS and certificates are imported only for a store that is a partner's.
 """
 
 from __future__ import annotations
 
-import ssl
+from typing import TYPE_CHECKING
 
 from coopfs.archive.keyring import KeyRing
-from coopfs.archive.kit import PartnerPlace
 from coopfs.dirs import Dirs
 from coopfs.errors import NotFound, WrongKey
 from coopfs.format.keys import SigningKey, owner_identity_seed
-from coopfs.identity import Identity, make_identity
 from coopfs.store.base import Store
-from coopfs.store.coop import CoopStore, Right
-from coopfs.store.partners import load_access, partner_of_address
+
+if TYPE_CHECKING:
+    from coopfs.archive.kit import PartnerPlace
+    from coopfs.identity import Identity
+    from coopfs.store.coop import CoopStore
+
+
+def _as_partners(store: Store) -> CoopStore | None:
+    """Return *store* if it is a partner's."""
+    if not store.address.startswith("coop:"):
+        return None
+    from coopfs.store.coop import CoopStore
+
+    return store if isinstance(store, CoopStore) else None
 
 
 def owner_of(ring: KeyRing) -> Identity:
@@ -26,6 +37,12 @@ def owner_of(ring: KeyRing) -> Identity:
             "the admin key, which makes the owner's identity, is not on this machine; bring it "
             'here with "coopfs key online" (the sheet of the admin key)'
         )
+    return _identity_of(admin)
+
+
+def _identity_of(admin: SigningKey) -> Identity:
+    from coopfs.identity import make_identity
+
     return make_identity(owner_identity_seed(admin.seed))
 
 
@@ -38,6 +55,9 @@ def place_of(dirs: Dirs, store: str) -> PartnerPlace | None:
     Raises:
         ConfigError, FormatUnsupported: the partner's file is unusable.
     """
+    from coopfs.archive.kit import PartnerPlace
+    from coopfs.store.partners import load_access, partner_of_address
+
     name = partner_of_address(store)
     if name is None:
         return None
@@ -57,9 +77,13 @@ def introduce_owner(store: Store, ring: KeyRing) -> None:
         StoreDenied: another archive's owner is known there already.
         WrongKey: the admin key is not on this machine.
     """
-    if isinstance(store, CoopStore):
-        certificate = ssl.PEM_cert_to_DER_cert(owner_of(ring).cert_pem)
-        store.enrol(certificate, Right.OWNER)
+    partners = _as_partners(store)
+    if partners is not None:
+        from ssl import PEM_cert_to_DER_cert
+
+        from coopfs.store.coop import Right
+
+        partners.enrol(PEM_cert_to_DER_cert(owner_of(ring).cert_pem), Right.OWNER)
 
 
 def give_up_ownership(store: CoopStore, ring: KeyRing) -> None:
@@ -69,9 +93,13 @@ def give_up_ownership(store: CoopStore, ring: KeyRing) -> None:
         WrongKey: the admin key is not on this machine.
         StoreDenied: that owner is not known there.
     """
+    from ssl import PEM_cert_to_DER_cert
+
+    from coopfs.store.coop import Right
+
     owner = owner_of(ring)
     store.lend_owner(lambda: owner)
-    store.let_out(ssl.PEM_cert_to_DER_cert(owner.cert_pem), Right.OWNER)
+    store.let_out(PEM_cert_to_DER_cert(owner.cert_pem), Right.OWNER)
 
 
 def act_as_owner(store: Store, admin: SigningKey) -> None:
@@ -80,13 +108,15 @@ def act_as_owner(store: Store, admin: SigningKey) -> None:
     For what takes away: only the owner may delete, and it may go over the quota a little
     where room must be made.
     """
-    if isinstance(store, CoopStore):
-        identity = make_identity(owner_identity_seed(admin.seed))
-        store.lend_owner(lambda: identity)
-        store.act_as_owner()
+    partners = _as_partners(store)
+    if partners is not None:
+        identity = _identity_of(admin)
+        partners.lend_owner(lambda: identity)
+        partners.act_as_owner()
 
 
 def lend_owner(store: Store, ring: KeyRing) -> None:
     """Let *store*, if it is a partner's, do as the owner what a writer may not."""
-    if isinstance(store, CoopStore):
-        store.lend_owner(lambda: None if ring.admin() is None else owner_of(ring))
+    partners = _as_partners(store)
+    if partners is not None:
+        partners.lend_owner(lambda: None if ring.admin() is None else owner_of(ring))
