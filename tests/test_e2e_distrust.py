@@ -31,7 +31,7 @@ from coopfs.store.base import Kind
 
 __all__ = ["lab", "no_race"]  # fixtures
 
-SHARED_LEN = 15_000  # bytes; less than the chunker's minimum, so one chunk
+SHARED_LEN = 8000  # bytes; less than the chunker's minimum, so one chunk
 
 
 class Two:

@@ -518,7 +518,7 @@ def test_a_hacked_host_that_claims_to_have_everything_gets_nothing_deleted(
 
 
 def test_a_copy_in_the_disk_cache_is_none_in_the_store(lab: Lab, clocks: Clocks) -> None:
-    write(lab.source / "file", os.urandom(15_000))
+    write(lab.source / "file", os.urandom(8000))
     lab.take()
     with lab.open(is_local=False) as (archive, store):
         (pack,) = [pack for pack in archive.index.packs() if not pack.is_meta]

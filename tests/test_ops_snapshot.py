@@ -802,7 +802,7 @@ def test_what_another_process_hears_of_while_a_run_begins_is_stored_anew(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A mount, say, that has read a prune's marks after this run had read the index.
-    write(lab.source / "file", os.urandom(15_000))
+    write(lab.source / "file", os.urandom(8000))
     lab.take()
     with lab.open() as (archive, _), lab.open() as (other, _):
         (pack,) = [pack for pack in archive.index.packs() if not pack.is_meta]
