@@ -404,6 +404,21 @@ def test_connections_are_limited_in_all_and_for_one_partner(root: Path) -> None:
         wait_until(lambda: is_let_in(server, WRITER), "room for a connection")
 
 
+def test_a_partner_does_not_take_all_places_with_idle_connections(root: Path) -> None:
+    limits(root, connections=6, connections_partner=2)
+    with Serving(root) as server, server.client() as one, server.client() as two:
+        for client in (one, two):
+            assert client.ask("HEAD", "/anna/config").status == 404
+        for _ in range(6):
+            with server.connect() as sock:  # which asks for nothing
+                sock.settimeout(20)
+                said = b""
+                while piece := sock.recv(4096):
+                    said += piece
+                assert statuses(said) == [503]
+        assert server.ask("HEAD", "/berta/config", who=BERTA).status == 404
+
+
 def test_quota_is_a_507_that_says_what_is_left(root: Path) -> None:
     admit_anna(root, quota_bytes=1_000_000)
     with Serving(root) as server:

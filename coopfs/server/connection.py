@@ -177,6 +177,9 @@ async def converse(
         desk.connections += 1
     is_still_sending = False
     try:
+        if is_crowded:
+            # Before it asks: while it rests it would keep others from the server's last places.
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections of this key")
         leftover = b""
         while not floor.is_stopping:
             found = await read_head(floor, wire, leftover)
@@ -184,8 +187,6 @@ async def converse(
                 return
             head, rest = found
             is_still_sending = True
-            if is_crowded:
-                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections of this key")
             exchange, leftover = await _answer(floor, wire, head, rest, find)
             if not exchange.is_whole or exchange.closes or floor.is_stopping:
                 is_still_sending = exchange.body_left > 0
