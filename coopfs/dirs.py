@@ -73,11 +73,12 @@ def make_private_folder(path: Path) -> None:
     """
     try:
         missing = []
-        while not path.is_dir():
-            missing.append(path)
-            if path == path.parent:
+        above = path
+        while not above.is_dir():
+            missing.append(above)
+            if above == above.parent:
                 break
-            path = path.parent
+            above = above.parent
         for folder in reversed(missing):
             folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
             sync_folder(folder.parent)

@@ -94,6 +94,10 @@ def test_lines_for_a_log_have_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "left" not in err.getvalue()  # nobody knows the total yet
         report.start(2000, 10_000_000)
         until(lambda: "50 %" in err.getvalue() and "left" in err.getvalue())
+        report.update(files=2001, bytes_=15_000_000)  # more than was expected
+        until(lambda: "2,001 files, 15.0 MB" in err.getvalue())
+    assert "150 %" not in err.getvalue()
+    assert (report.total_files, report.total_bytes) == (None, None)
 
 
 def test_a_bar_is_drawn_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:

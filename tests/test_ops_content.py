@@ -275,8 +275,8 @@ def test_a_file_system_that_returns_less_than_it_was_asked_for_is_asked_again(
     tmp_path: Path, cutter: Cutter, monkeypatch: pytest.MonkeyPatch, stated: int, most: int
 ) -> None:
     read, pread = os.read, os.pread
-    monkeypatch.setattr(content_module.os, "read", lambda fd, n: read(fd, min(n, most)))
-    monkeypatch.setattr(content_module.os, "pread", lambda fd, n, at: pread(fd, min(n, most), at))
+    monkeypatch.setattr(os, "read", lambda fd, n: read(fd, min(n, most)))
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: pread(fd, min(n, most), at))
     for length in (1000, 30_000):
         data = random.Random(most).randbytes(length)
         fd = os.open(write(tmp_path / "f", data), os.O_RDONLY)

@@ -163,7 +163,8 @@ def entry_at(archive: Archive, snapshot: Snapshot, path: bytes) -> Entry:
         if found is None:
             raise NotFound(
                 f"{walked.decode('utf-8', 'replace')}: not in snapshot "
-                f"{short_hex(snapshot.snapshot_id)} ({folder_name(snapshot.facts)}); "
+                f"{short_hex(snapshot.snapshot_id)} "
+                f"({snapshot.facts.host}/{snapshot.facts.series}/{folder_name(snapshot.facts)}); "
                 f'"coopfs ls {short_hex(snapshot.snapshot_id)}:{shown}" shows what is'
             )
         entry = found

@@ -105,11 +105,19 @@ class ProgressReport:
     def _run(self) -> None:
         try:
             while not self._stop.wait(self.interval_s):
+                self._drop_wrong_totals()
                 self.show()
         except (OSError, ValueError):
             pass  # whoever read the output is gone; the run itself will notice or need not
         finally:
             self.hide()
+
+    def _drop_wrong_totals(self) -> None:
+        """A source that has grown since its last snapshot has more than was expected."""
+        if self.files > (self.total_files or self.files):
+            self.total_files = None
+        if self.bytes > (self.total_bytes or self.bytes):
+            self.total_bytes = None
 
 
 class ProgressBar(ProgressReport):
