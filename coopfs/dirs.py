@@ -72,12 +72,12 @@ def make_private_folder(path: Path) -> None:
         ConfigError: it cannot be made.
     """
     try:
-        missing = []
-        while not path.is_dir():
-            missing.append(path)
-            if path == path.parent:
+        missing, above = [], path
+        while not above.is_dir():
+            missing.append(above)
+            if above == above.parent:
                 break
-            path = path.parent
+            above = above.parent
         for folder in reversed(missing):
             folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
             sync_folder(folder.parent)
