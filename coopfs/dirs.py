@@ -72,8 +72,7 @@ def make_private_folder(path: Path) -> None:
         ConfigError: it cannot be made.
     """
     try:
-        missing = []
-        above = path
+        missing, above = [], path
         while not above.is_dir():
             missing.append(above)
             if above == above.parent:

@@ -40,6 +40,14 @@ def test_every_byte_in_the_bucket_is_right(host: Host) -> None:
     assert ran.lines()[-1]["is_whole"], ran.out
 
 
+def test_a_doctor_finds_it_well_and_names_wrong_credentials(host: Host) -> None:
+    seen = host.ok("doctor").out
+    assert f"{STORE} answers" in seen and "warning" not in seen
+    ran = host.run("doctor", AWS_SECRET_ACCESS_KEY="wrong")
+    assert ran.code == 1
+    assert "does not accept the credentials" in ran.out
+
+
 def test_a_second_archive_is_not_put_over_the_first(host: Host, tmp_path: Path) -> None:
     ran = Host(tmp_path, "ben").run("init", STORE, "--no-passphrase", "--host", "ben")
     assert ran.code == 1

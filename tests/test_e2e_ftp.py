@@ -24,6 +24,9 @@ def test_an_archive_lives_on_an_ftp_server(tmp_path: Path, monkeypatch: pytest.M
         host.ok("init", address, "--no-passphrase", "--host", "anna")
         host.ok("snapshot", source)
         host.ok("check", "--read-data")
+        seen = host.ok("doctor").out
+        assert "2 newest packs read back: whole" in seen
+        assert "warning" not in seen and "line:" not in seen  # TLS, and this machine
         host.ok("restore", "latest", "--target", tmp_path / "back")
         back = everything_below(tmp_path / "back")
         assert {Path(path).name: data for path, data in back.items()} == expected
