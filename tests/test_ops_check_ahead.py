@@ -124,7 +124,7 @@ def test_a_process_that_cannot_be_started_is_done_without(
 ) -> None:
     expected = alone(archive[0], monkeypatch)
 
-    def refuse(self: SurveyProcess, *args: object) -> None:
+    def refuse(self: SurveyProcess, *args: object, **kwargs: object) -> None:
         raise CoopfsError("no more processes")
 
     monkeypatch.setattr(SurveyProcess, "__init__", refuse)

@@ -37,6 +37,7 @@ from coopfs.ops.progress import Progress
 READ_THREADS_MAX: Final = 8  # each holds a pack, 16 MiB as a rule
 MEMORY_LEN: Final = 64 << 20  # bytes of decoded metadata blocks
 PROBLEMS_SHOWN: Final = 5  # of one pack
+META_SHARE: Final = 12  # of how many bytes about one is metadata: a guess before they are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +96,13 @@ class _Check:
     def run(self) -> CheckTotals:
         """Look at everything once, from what is small and decides to what is large."""
         start_s = time.monotonic()
-        snapshots = self._read_snapshots()
-        self._index.run()
         ahead = SurveysAhead(self._fresh)
         try:
-            ahead.start()
+            # Made ready while this process still learns what there is.
+            ahead.start(self._archive.index.packs_len // META_SHARE)
+            snapshots = self._read_snapshots()
+            self._index.run(ahead.take_in)
+            ahead.start(ahead.waiting_len)
             self._table.seal()
             self._read_packs()
             self._walk_trees(snapshots, ahead)

@@ -118,6 +118,8 @@ class TreeCheck:
             return
         try:
             node = self._ahead.survey(tree_id)
+            if node.like and (node.like not in self._done or node.like in self._hurt):
+                node = self._ahead.survey_alone(tree_id)
         except (DataError, ObjectNotFound, WrongKey) as exc:
             self._unreadable[tree_id] = _why(exc)
             self._damage(tree_id, f"tree {short_hex(tree_id)}: cannot be read: {_why(exc)}")
