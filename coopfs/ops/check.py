@@ -104,7 +104,7 @@ class _Check:
             self._index.run(ahead.take_in)
             ahead.start(ahead.waiting_len)
             self._table.seal()
-            self._read_packs()
+            self._read_packs(ahead)
             self._walk_trees(snapshots, ahead)
         finally:
             ahead.close()
@@ -188,11 +188,12 @@ class _Check:
 
     # --- packs ----------------------------------------------------------------------
 
-    def _read_packs(self) -> None:
+    def _read_packs(self, ahead: SurveysAhead) -> None:
         doubtful = self._index.suspects.keys() | self._archive.index.lost().keys()
         chosen = self._chosen_packs(doubtful)
         self._progress.start(len(chosen), sum(facts.size for facts in chosen))
         for report in self._reports(chosen):
+            ahead.go_on()
             if report.is_suspect:
                 self._salvage(report)
             self._judge(report)

@@ -19,7 +19,8 @@ from coopfs.format.likeness import Surveyor
 from coopfs.format.survey import Survey, survey_tree_node
 from coopfs.ids import TreeId, short_hex
 
-AHEAD_LEN: Final = 48 << 20  # bytes of plain blocks whose surveys are kept
+AHEAD_LEN: Final = 48 << 20  # bytes that surveys not asked for yet may take, roughly
+NODE_LEN, FOLDER_LEN = 600, 250  # bytes that a survey takes, and each folder in it
 LEAST_LEN: Final = 4 << 20  # bytes of metadata; less is not worth a process
 
 
@@ -68,6 +69,10 @@ class SurveysAhead:
         """End the process."""
         if self._process is not None:
             self._process.close()
+
+    def go_on(self) -> None:
+        """Keep the process busy while this one does something else; to be called now and then."""
+        self._send()
 
     def survey(self, tree_id: TreeId) -> Survey:
         """Return what is in a tree node.
@@ -144,10 +149,16 @@ class SurveysAhead:
         self._take_in(block_no, dict(found))
 
     def _take_in(self, block_no: int, surveys: Surveys) -> None:
-        plain_len = self._plain_lens.pop(block_no)
+        self._plain_lens.pop(block_no)
+        held_len = sum(
+            [
+                NODE_LEN + FOLDER_LEN * len(survey.folders) + 2 * len(survey.chunk_ids)
+                for survey in surveys.values()
+            ]
+        )
         self._ready[block_no] = surveys
-        self._ready_lens[block_no] = plain_len
-        self._ready_len += plain_len
+        self._ready_lens[block_no] = held_len
+        self._ready_len += held_len
         while self._ready_len > AHEAD_LEN:  # what no snapshot needs stays until then
             self._drop(next(iter(self._ready)))
 
