@@ -29,6 +29,7 @@ MEMORY_LEN: Final = 12 << 20  # bytes of nodes kept, of each of two ages; about 
 _END_LEN: Final = 128  # bytes; about what an entry of one chunk takes
 _NEXT_MAX: Final = 4  # entries that may have gone or changed side by side
 _GAP_MAX: Final = 4096  # bytes that may have come in one place
+_GAPS_MAX: Final = 100  # in one node; a hostile one may make each as slow to find as can be
 
 
 class _Kept(NamedTuple):
@@ -167,9 +168,9 @@ def _compare(kept: _Kept, body: bytes) -> list[tuple[bytes, int, int]]:
     """Return what ``_Draft.runs`` says."""
     starts, before = kept.starts, kept.body
     last = len(starts) - 1
-    runs = []
+    runs: list[tuple[bytes, int, int]] = []
     entry = at = done = 0
-    while entry < last and at < len(body):
+    while entry < last and at < len(body) and len(runs) < _GAPS_MAX:
         after = _same_until(kept, entry, body, at)
         if after > entry:
             runs.append((body[done:at], entry, after))

@@ -50,9 +50,9 @@ _FOLDER: Final = rb"\x01%b\x08%b\x13\xc4\x20(?P<tree>.{32})\x14(?P<totals>\x93%b
 )  # fmt: skip
 # A target has no NUL, so it reaches at most to the next entry's second byte.
 _SYMLINK: Final = rb"\x02%b\x08%b\x0b\xc4(.)([^\x00]+?)(?=[\x89\x8a]\x00|\Z)" % (_OWNERS, _LONG)
+_KINDS: Final = rb"(?(2)%b|(?:%b|%b))" % (_SYMLINK, _FILE, _FOLDER)
 _ENTRY: Final = re.compile(
-    rb"((?:(\x89)|\x8a)\x00\xc4(.)([^\x00-\x08/]+)\x01(?(2)%b|(?:%b|%b)))" % (_SYMLINK, _FILE, _FOLDER),
-    re.DOTALL,
+    rb"((?:(\x89)|\x8a)\x00\xc4(.)([^\x00-\x08/]+)\x01%b)" % _KINDS, re.DOTALL
 )
 _SPAN: Final = re.compile(rb"(%b)\xc4\x20(.{32})" % _U63, re.DOTALL)  # within what matched
 _ARRAY_16: Final = 0xDC  # the first byte of a list of 16 and more
