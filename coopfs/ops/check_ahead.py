@@ -7,6 +7,7 @@ itself whenever it would have to wait.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from contextlib import suppress
 from itertools import pairwise
@@ -39,6 +40,7 @@ class SurveysAhead:
         self._sent_len = 0
         self._last_pack_no = 0  # that was taken in
         self._surveyor = Surveyor()
+        self._last_taken = 0  # block, for this process
         self._was_started = False
 
     def start(self, meta_len: int) -> None:
@@ -103,10 +105,22 @@ class SurveysAhead:
         if block_no in self._todo:
             self._todo.remove(block_no)
             self._survey_here(block_no)
-        elif not process.has_news and self._todo and self._has_room:
-            self._survey_here(self._todo.popleft())
+        elif not process.has_news and self._todo and self._ready_len < AHEAD_LEN // 2:
+            self._survey_here(self._take_later())
         else:
             self._receive(process)
+
+    def _take_later(self) -> int:
+        """Return a block for this process: of the later half, in order.
+
+        Each of the two then sees the nodes of night after night, which are like each other.
+        """
+        place = bisect_right(self._todo, self._last_taken)
+        if not 0 < place < len(self._todo):
+            place = len(self._todo) // 2
+        self._last_taken = self._todo[place]
+        del self._todo[place]
+        return self._last_taken
 
     @property
     def _has_room(self) -> bool:

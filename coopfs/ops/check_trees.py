@@ -197,8 +197,10 @@ class TreeCheck:
                     f"{short_hex(below.tree_id)} has {below.entry_count} entries, it has {count}; "
                     "do not trust its writer",
                 )
-        sums = frame.count, frame.files, frame.folders, frame.size
-        self._done[frame.tree_id] = _KEPT.pack(frame.level, *(min(n, _U64) for n in sums))
+        sums: tuple[int, ...] = frame.count, frame.files, frame.folders, frame.size
+        if max(sums) > _U64:
+            sums = tuple([min(number, _U64) for number in sums])
+        self._done[frame.tree_id] = _KEPT.pack(frame.level, *sums)
         if frame.is_hurt:
             self._hurt.add(frame.tree_id)
 
