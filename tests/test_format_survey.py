@@ -35,14 +35,18 @@ def usual_entries(draw: st.DrawFn) -> Entry:
         user=draw(owners),
         group=draw(owners),
     )
-    form = draw(st.sampled_from(("inline", "one", "many", "root", "folder")))
+    form = draw(st.sampled_from(("inline", "one", "many", "root", "folder", "symlink")))
     if form == "inline":
-        content = draw(st.binary(max_size=255))
+        content = draw(st.binary(max_size=255) | st.binary(min_size=256, max_size=256))
         return entry._replace(size=len(content), inline=content)
     if form == "folder":
         totals = Totals(*(draw(sizes) for _ in range(3)))
         owned = entry._replace(user=entry.user or b"ann", group=entry.group or b"staff")
         return owned._replace(kind=Kind.FOLDER, tree=TreeId(draw(ids)), totals=totals)
+    if form == "symlink":
+        owned = entry._replace(user=entry.user or b"ann", group=entry.group or b"staff")
+        target = draw(st.binary(min_size=1, max_size=255).filter(lambda target: 0 not in target))
+        return owned._replace(kind=Kind.SYMLINK, target=target)
     if form == "root":
         return entry._replace(size=draw(sizes), span_root=SpanNodeId(draw(ids)))
     least, most = (1, 1) if form == "one" else (2, 66)
@@ -211,6 +215,17 @@ def test_a_node_made_to_be_read_in_many_ways_is_refused_at_once(ends: bytes) -> 
     with pytest.raises(ObjectCorrupt):
         survey_tree_node(node, "node")
     assert time.process_time() - begun_s < 1.0  # seconds; it was an hour
+
+
+@pytest.mark.parametrize("field", [0, 5, 6, 11])
+def test_a_length_that_bytes_go_beyond_is_refused(field: int) -> None:
+    link = Entry(b"name", Kind.SYMLINK, 0o777, 1, 2, 1 << 60, b"ann", b"staff", target=b"there")
+    text = encode_entry(link)[field]
+    for longer in (text + b"x" * 5, text + b"x" * 300):
+        node = node_of([link]).replace(b"\xc4%c%b" % (len(text), text), b"\xc4\x04" + longer)
+        assert node != node_of([link])
+        with pytest.raises(ObjectCorrupt):
+            survey_tree_node(node, "node")
 
 
 def test_a_block_gives_its_sound_tree_nodes_and_passes_over_the_rest() -> None:

@@ -190,6 +190,12 @@ class Index(PackStanding):
         (count,) = self._state.connection.execute("SELECT count(*) FROM packs").fetchone()
         return int(count)
 
+    @property
+    def packs_len(self) -> int:
+        """How many bytes the packs have that the index knows."""
+        (total,) = self._state.connection.execute("SELECT SUM(size) FROM packs").fetchone()
+        return int(total or 0)
+
     def packs(self) -> Iterator[PackInfo]:
         """Yield all packs, in the order in which they became known."""
         for row in self._state.connection.execute(f"{SELECT_PACK} ORDER BY pack_no").fetchall():

@@ -15,13 +15,14 @@ from coopfs.errors import CoopfsError
 from coopfs.format import encoding
 from coopfs.format.codec import decompress
 from coopfs.format.keys import ArchiveKeys
+from coopfs.format.likeness import Surveyor
 from coopfs.format.pack import PACK_ROLES
 from coopfs.format.sealing import Opener, Section, decode_header
 from coopfs.format.survey import Survey, survey_block
 from coopfs.ids import ID_LEN
 
 PLACE_LEN: Final = 4 << 20  # bytes; a larger block is not for this process
-PLACES: Final = 3  # one is worked on, one waits, one comes back
+PLACES: Final = 8  # one is worked on, the others wait or come back
 
 Surveys = dict[bytes, Survey]  # by tree id
 
@@ -29,12 +30,15 @@ Surveys = dict[bytes, Survey]  # by tree id
 class SurveyProcess:
     """The parent's end; one thread uses it."""
 
-    def __init__(self, keys: ArchiveKeys) -> None:
-        """Start the process (CoopfsError)."""
+    def __init__(self, keys: ArchiveKeys, *, is_comparing: bool = False) -> None:
+        """Start the process (CoopfsError).
+
+        With *is_comparing* a survey may name another one that it is *like*.
+        """
         self._child = Child(__name__, PLACES * PLACE_LEN)
         self._free = list(range(PLACES))
         self._block_nos: dict[int, int] = {}  # place -> block
-        self._child.send([keys.archive_key])
+        self._child.send([keys.archive_key, is_comparing])
 
     def close(self) -> None:
         """End the process."""
@@ -55,8 +59,15 @@ class SurveyProcess:
         place = self._free.pop()
         self._block_nos[place] = info.block_no
         start = place * PLACE_LEN
-        self._child.shared[start : start + len(sealed)] = sealed
-        self._child.send([place, len(sealed), *block_facts(info, pack)])
+        end = start + len(sealed)
+        self._child.shared[start:end] = sealed
+        facts = encoding.encode(block_facts(info, pack))
+        if len(sealed) + len(facts) <= PLACE_LEN:
+            # Not into the pipe: while the process starts it would soon be full.
+            self._child.shared[end : end + len(facts)] = facts
+            self._child.send([place, len(sealed), len(facts), b""])
+        else:
+            self._child.send([place, len(sealed), 0, facts])
 
     def receive(self) -> tuple[int, Surveys] | None:
         """Wait for a block: its number, what is in it.  None: the process has died."""
@@ -74,31 +85,25 @@ class SurveyProcess:
 class _Surveyor:
     """The process's own work."""
 
-    def __init__(self, keys: ArchiveKeys, shared: memoryview) -> None:
+    def __init__(self, keys: ArchiveKeys, shared: memoryview, *, is_comparing: bool) -> None:
         self._keys = keys
         self._shared = shared
+        self._survey_block = Surveyor().survey_block if is_comparing else survey_block
 
-    def survey(
-        self,
-        place: int,
-        sealed_len: int,
-        header: bytes,
-        ordinal: int,
-        codec: int,
-        plain_len: int,
-        ids: bytes,
-        lengths: list[int],
-    ) -> int:
+    def survey(self, place: int, sealed_len: int, facts_len: int, facts: bytes) -> int:
         """Put the surveys of one block where it was; return how many bytes they take."""
         start = place * PLACE_LEN
-        sealed = self._shared[start : start + sealed_len]
+        end = start + sealed_len
+        sealed = self._shared[start:end]
+        facts = facts or bytes(self._shared[end : end + facts_len])
+        header, ordinal, codec, plain_len, ids, lengths = encoding.decode(facts, "facts")
         found: list[Any] = []
         try:
             opener = Opener(self._keys, decode_header(header, "pack", PACK_ROLES), "pack")
             stored = opener.open(Section.BLOCK, ordinal, sealed)
             plain = memoryview(decompress(codec, stored, plain_len, "block"))
             chunk_ids = [ids[at : at + ID_LEN] for at in range(0, len(ids), ID_LEN)]
-            found = list(survey_block(self._keys, chunk_ids, lengths, plain))
+            found = list(self._survey_block(self._keys, chunk_ids, lengths, plain))
         except CoopfsError:
             pass  # see the module
         answer = encoding.encode(found)
@@ -114,8 +119,9 @@ def main() -> None:
 
     prepare_bulk_work()
     with child_pipes() as (shared, stream, out, _):
-        (archive_key,) = read_message(stream)
-        surveyor = _Surveyor(ArchiveKeys.derive(archive_key), shared)
+        archive_key, is_comparing = read_message(stream)
+        keys = ArchiveKeys.derive(archive_key)
+        surveyor = _Surveyor(keys, shared, is_comparing=is_comparing)
         while (message := read_message(stream)) is not None:
             write_message(out, [message[0], surveyor.survey(*message)])
 

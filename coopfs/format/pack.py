@@ -203,7 +203,9 @@ def build_pack(
     )
 
 
-def decode_trailer(keys: ArchiveKeys, tail: bytes, size: int, what: str) -> tuple[Opener, int, int]:
+def decode_trailer(
+    keys: ArchiveKeys, tail: bytes | memoryview, size: int, what: str
+) -> tuple[Opener, int, int]:
     """Read a pack's last bytes (at least 96): (opener, directory offset, sealed length)."""
     if len(tail) < TRAILER_LEN or size < HEADER_LEN + TRAILER_LEN:
         raise ObjectCorrupt(f"{what}: too short for a pack; it is truncated")
@@ -219,7 +221,7 @@ def decode_trailer(keys: ArchiveKeys, tail: bytes, size: int, what: str) -> tupl
     return opener, offset, sealed_len
 
 
-def open_directory(opener: Opener, sealed: bytes, what: str) -> Directory:
+def open_directory(opener: Opener, sealed: bytes | memoryview, what: str) -> Directory:
     """Open a pack's sealed directory (its signature is not verified here)."""
     plain = opener.open(Section.DIRECTORY, 0, sealed)
     return decode_directory(plain[:-SIGNATURE_LEN], plain[-SIGNATURE_LEN:], what)
@@ -230,8 +232,17 @@ def verify_directory(directory: Directory, public_key: bytes, what: str) -> None
     verify_signature(public_key, SIGN_PACK, directory.body, directory.signature, what)
 
 
-def open_block(opener: Opener, ordinal: int, block: BlockEntry, sealed: bytes, what: str) -> bytes:
+def open_block(
+    opener: Opener,
+    ordinal: int,
+    block: BlockEntry,
+    sealed: bytes | memoryview,
+    what: str,
+    scratch: bytearray | None = None,
+) -> bytes | bytearray | memoryview:
     """Return the chunks of one block back to back; ids are the caller's to verify.
+
+    *scratch*, as long as *sealed* at least, is decrypted in; what is returned may lie in it.
 
     Raises:
         ObjectCorrupt: tag, codec or length does not match.
@@ -240,7 +251,9 @@ def open_block(opener: Opener, ordinal: int, block: BlockEntry, sealed: bytes, w
         raise ObjectCorrupt(
             f"{what}: block {ordinal}: {len(sealed)} bytes of {block.sealed_len}; truncated?"
         )
-    stored = opener.open(Section.BLOCK, ordinal, sealed)
+    stored_len = max(len(sealed) - TAG_LEN, 0)
+    stored = memoryview(bytearray(stored_len) if scratch is None else scratch)[:stored_len]
+    opener.open_into(stored, Section.BLOCK, ordinal, sealed)
     return decompress(block.codec, stored, block.plain_len, f"{what}: block {ordinal}")
 
 
@@ -252,7 +265,7 @@ class ParsedPack:
     directory: Directory
 
 
-def parse_pack(keys: ArchiveKeys, data: bytes, what: str) -> ParsedPack:
+def parse_pack(keys: ArchiveKeys, data: bytes | memoryview, what: str) -> ParsedPack:
     """Check a whole pack's structure, digest and padding; blocks stay sealed.
 
     Raises:
@@ -263,7 +276,7 @@ def parse_pack(keys: ArchiveKeys, data: bytes, what: str) -> ParsedPack:
     if data[:HEADER_LEN] != opener.header.encode():
         raise ObjectCorrupt(f"{what}: header and trailer differ")
     directory = open_directory(opener, data[offset : offset + sealed_len], what)
-    if blake3(data[:offset]).digest() != directory.digest:
+    if blake3(memoryview(data)[:offset]).digest() != directory.digest:
         raise ObjectCorrupt(f"{what}: its bytes are not the ones its writer signed")
     last = directory.blocks[-1] if directory.blocks else None
     blocks_end = last.offset + last.sealed_len if last else HEADER_LEN

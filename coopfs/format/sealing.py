@@ -57,7 +57,7 @@ class Header:
         return prefix + self.salt + self.commitment
 
 
-def decode_header(data: bytes, what: str, roles: Collection[Role]) -> Header:
+def decode_header(data: bytes | memoryview, what: str, roles: Collection[Role]) -> Header:
     """Parse the first 64 bytes of *data*; the role must be one of *roles*.
 
     Raises:

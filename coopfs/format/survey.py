@@ -1,7 +1,7 @@
 """Tree nodes surveyed: as thoroughly verified as when read, at a third of the cost.
 
 A check decodes every node of every snapshot, but wants only sums, and the chunks and
-folders they name.  A pattern finds the usual entries, ordinary files and folders, as they
+folders they name.  A pattern finds the usual entries, plain files, folders and symlinks, as they
 are spelled canonically (coopfs-format(5), "Encoding" and "Tree"): what it matches is what a
 reader would have accepted.  Where one entry of a node is not matched, all of that node is
 decoded as a reader does it, which then says what is wrong.
@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
 from operator import lt
 from typing import Final, NamedTuple
+
+from blake3 import blake3
 
 from coopfs.errors import CoopfsError
 from coopfs.format import encoding
@@ -33,32 +36,46 @@ _OWNERS: Final = rb"\x02%b\x03%b\x04%b\x05\xc4(.)([^\x00-\x08]*)\x06\xc4(.)([^\x
     _MODE, _U32, _U32
 )  # fmt: skip
 _ID: Final = rb"\xc4\x20.{32}"
-# All contents of up to 255 bytes, each with its length.
-_INLINE: Final = b"|".join(re.escape(bytes((length,))) + b".{%d}" % length for length in range(256))
+# All contents of up to 256 bytes, each with its length.
+_INLINE: Final = rb"\xc4(?:%b)|\xc5\x01\x00.{256}" % b"|".join(
+    re.escape(bytes((length,))) + b".{%d}" % length for length in range(256)
+)
 _FILE: Final = (
     rb"\x00%b\x07(?P<size>%b)\x08%b(?:\x11(?:\x92(?P=size)\xc4\x20(?P<id>.{32})"
     rb"|(?P<spans>(?:[\x94\x96\x98\x9a\x9c\x9e]|\xdc\x00[\x10-\x80])(?:%b%b){2,64}))"
-    rb"|\x10\xc4(?P<inline>%b)|\x12\xc4\x20(?P<root>.{32}))"
+    rb"|\x10(?P<inline>%b)|\x12\xc4\x20(?P<root>.{32}))"
 ) % (_OWNERS, _U63, _LONG, _U63, _ID, _INLINE)
 _FOLDER: Final = rb"\x01%b\x08%b\x13\xc4\x20(?P<tree>.{32})\x14(?P<totals>\x93%b%b%b)" % (
     _OWNERS, _LONG, _U63, _U63, _U63
 )  # fmt: skip
+# A target has no NUL, so it reaches at most to the next entry's second byte.
+_SYMLINK: Final = rb"\x02%b\x08%b\x0b\xc4(.)([^\x00]+?)(?=[\x89\x8a]\x00|\Z)" % (_OWNERS, _LONG)
+_KINDS: Final = rb"(?(2)%b|(?:%b|%b))" % (_SYMLINK, _FILE, _FOLDER)
 _ENTRY: Final = re.compile(
-    rb"(\x8a\x00\xc4(.)([^\x00-\x08/]+)\x01(?:%b|%b))" % (_FILE, _FOLDER), re.DOTALL
+    rb"((?:(\x89)|\x8a)\x00\xc4(.)([^\x00-\x08/]+)\x01%b)" % _KINDS, re.DOTALL
 )
 _SPAN: Final = re.compile(rb"(%b)\xc4\x20(.{32})" % _U63, re.DOTALL)  # within what matched
 _ARRAY_16: Final = 0xDC  # the first byte of a list of 16 and more
-# Places in what findall() gives, after the first three.
-_FILE_OWNERS: Final = slice(0, 4)
-_CONTENTS: Final = slice(4, 9)
-_FOLDER_OWNERS: Final = slice(9, 13)
+_BIN_8: Final = 0xC4  # the first byte of up to 255 bytes
+# Places in what findall() gives.
+_WHOLE, _NAME_LEN, _NAME = 0, 2, 3
+_LINK_OWNERS: Final = slice(4, 8)
+_TARGET: Final = slice(8, 10)
+_FILE_OWNERS: Final = slice(10, 14)
+_CONTENTS: Final = slice(14, 19)  # size, id, spans, inline, root
+_FOLDER_OWNERS: Final = slice(19, 23)
+_TREE, _TOTALS = 23, 24
 _START: Final = b"\x82\x00\x00\x01"  # of a node of level 0; its entries follow
+
+
+Folder = tuple[bytes, bytes, Sequence[int] | None]  # name, tree, totals where known
 
 
 class Survey(NamedTuple):
     """What is in one node of a folder, in values that msgpack can hold.
 
-    Chunk ids (32 bytes each, back to back) and lengths of spans pair up; holes are left out.
+    Chunk ids (32 bytes each, back to back) and lengths of spans pair up, in the order of
+    the entries; holes are left out.
     """
 
     level: int
@@ -69,10 +86,25 @@ class Survey(NamedTuple):
     size: int  # bytes of those
     chunk_ids: bytes
     span_lens: Sequence[int]  # bytes
-    folders: Sequence[tuple[bytes, bytes, Sequence[int] | None]]  # name, tree, totals
+    folders: Sequence[Folder]
     rooted: Sequence[tuple[int, bytes]]  # files with a span tree: size, its root
     unsupported: Sequence[tuple[int, str]]  # entries of a newer version: size, why
     children: Sequence[tuple[bytes, bytes, int]]  # as TreeChild
+    # Where not empty: a node surveyed before.  All chunks and span trees that this one refers
+    # to and that are not named here, that one refers to as well.
+    like: bytes = b""
+
+
+class Usual(NamedTuple):
+    """A usual entry, verified."""
+
+    entry_len: int  # bytes in the node
+    name: bytes
+    size: int  # bytes; 0 of what is no plain file
+    folder: Folder | None
+    rooted: tuple[int, bytes] | None  # size and root of a span tree
+    chunk_ids: bytes  # back to back
+    span_lens: Sequence[int]  # bytes
 
 
 def survey_block(
@@ -83,23 +115,47 @@ def survey_block(
     What is no tree node by its id, or not well-formed, is passed over: whoever needs it
     reads it by itself and learns what is wrong.
     """
+    for node_id, node in tree_nodes(keys, chunk_ids, lengths, plain):
+        try:
+            survey = survey_tree_node(node, "tree")
+        except CoopfsError:
+            continue
+        yield node_id, survey
+
+
+def tree_nodes(
+    keys: ArchiveKeys, chunk_ids: Iterable[bytes], lengths: Iterable[int], plain: memoryview
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (id, bytes) of what is a tree node by its id in a block of metadata."""
+    id_key = keys.tree_id_key
     start = 0
     for chunk_id, length in zip(chunk_ids, lengths, strict=True):
         node = bytes(plain[start : start + length])
         start += length
-        if keys.tree_id(node) == chunk_id:
-            try:
-                survey = survey_tree_node(node, "tree")
-            except CoopfsError:
-                continue
-            yield chunk_id, survey
+        if blake3(node, key=id_key).digest() == chunk_id:  # as keys.tree_id(), sooner
+            yield chunk_id, node
 
 
 def survey_tree_node(node: bytes, what: str) -> Survey:
     """Verify an encoded tree node and return what is in it (ObjectCorrupt)."""
-    found = survey_usual(node, what)
-    if found is not None:
-        return found
+    return survey_usual(node, what) or survey_unusual(node, what)
+
+
+def survey_usual(node: bytes, what: str) -> Survey | None:
+    """Return what :func:`survey_tree_node` does if only the pattern is needed for it, else None.
+
+    None too where something is amiss.
+    """
+    start, count = entries_at(node)
+    found = usual_entries(node[start:], what) if count else None
+    if found is None or len(found) != count:
+        return None
+    names = [entry.name for entry in found]
+    return survey_of(found, found) if all(map(lt, names, names[1:])) else None
+
+
+def survey_unusual(node: bytes, what: str) -> Survey:
+    """Do as :func:`survey_tree_node`, as a reader does it."""
     level, items = decode_node(node, what)
     parsed = decode_tree_items(level, items, what)
     if level:
@@ -109,49 +165,30 @@ def survey_tree_node(node: bytes, what: str) -> Survey:
     return _of_entries(parsed.entries)
 
 
-def survey_usual(node: bytes, what: str) -> Survey | None:
-    """Return what :func:`survey_tree_node` does if only the pattern is needed for it, else None.
+def survey_of(entries: Sequence[Usual], new: Sequence[Usual], like: bytes = b"") -> Survey:
+    """Return the survey of a node with these entries, one at least.
 
-    None too where something is amiss.
+    *new* are those of them that the node it is *like* has not; all, where there is none.
     """
-    start, count = _entries_at(node)
-    rows = _ENTRY.findall(node, start) if count else []
-    if len(rows) != count or not rows:
-        return None
-    # By column: a tenth of the calls that going by row would take.
-    wholes, name_lens, names, *columns = zip(*rows, strict=True)
-    if sum(map(len, wholes)) != len(node) - start:
-        return None  # something else between them
-    if (
-        bytes(map(len, names)) != b"".join(name_lens)
-        or not NO_NAMES.isdisjoint(names)
-        or not all(map(lt, names, names[1:]))
-        or not _are_owners({*zip(*columns[_FILE_OWNERS], strict=True)})
-    ):
-        return None
-    contents, (trees, totals) = columns[_CONTENTS], columns[-2:]
-    folders: list[tuple[bytes, bytes, list[int]]] = []
-    if any(trees):
-        if not _are_owners({*zip(*columns[_FOLDER_OWNERS], strict=True)}):
-            return None
-        for name, tree, below in zip(names, trees, totals, strict=True):
-            if tree:
-                folders.append((name, tree, _numbers(below[1:], 3, what)))
-        contents = list(zip(*[row for row in zip(*contents, strict=True) if row[0]], strict=True))
-    ends = (names[0], names[-1])
-    if not contents:
-        return Survey(0, count, *ends, 0, 0, b"", (), folders, (), (), ())
-    sizes, ids, spans, inlines, roots = contents
-    values = _numbers(b"".join(sizes), len(sizes), what)
-    size = sum(values)
-    known = _chunks(values, ids, spans, inlines, what)
-    if known is None:
-        return None
-    rooted = [pair for pair in zip(values, roots, strict=True) if pair[1]] if any(roots) else ()
-    return Survey(0, count, *ends, len(values), size, *known, folders, rooted, (), ())
+    folders = [entry[3] for entry in entries if entry[3]]
+    return Survey(
+        0,
+        len(entries),
+        entries[0].name,
+        entries[-1].name,
+        len(entries) - len(folders),
+        sum([entry[2] for entry in entries]),
+        b"".join([entry.chunk_ids for entry in new]),
+        [length for entry in new for length in entry.span_lens],
+        folders,
+        [entry.rooted for entry in new if entry.rooted],
+        (),
+        (),
+        like,
+    )
 
 
-def _entries_at(node: bytes) -> tuple[int, int]:
+def entries_at(node: bytes) -> tuple[int, int]:
     """Return where the entries of a node of level 0 begin, and how many there are; or 0, 0."""
     if not node.startswith(_START) or len(node) < len(_START) + 3:
         return 0, 0
@@ -162,55 +199,89 @@ def _entries_at(node: bytes) -> tuple[int, int]:
     return (7, count) if first == _ARRAY_16 and count > 15 else (0, 0)
 
 
-def _are_owners(pairs: set[tuple[bytes, ...]]) -> bool:
-    """Tell whether (length, user, length, group) fit each other; empty where there is none."""
+def usual_entries(entries: bytes, what: str) -> list[Usual] | None:
+    """Return the entries that these bytes are, one at least; in order or not.
+
+    None where they are not all usual and verified.
+    """
+    rows = _ENTRY.findall(entries)
+    if not rows:
+        return None
+    # By column: a tenth of the calls that going by row would take.
+    columns: list[Sequence[bytes]] = list(zip(*rows, strict=True))
+    names = columns[_NAME]
+    packed_sizes, ids, spans, inlines, roots = columns[_CONTENTS]
+    lens = list(map(len, columns[_WHOLE]))
+    if sum(lens) != len(entries):
+        return None  # something else between them
+    if (
+        list(map(len, names)) != list(b"".join(columns[_NAME_LEN]))
+        or not NO_NAMES.isdisjoint(names)
+        or not _fit(columns[_FILE_OWNERS])
+    ):
+        return None
+    sizes = [_number(packed) for packed in packed_sizes if packed]
+    folders: list[Folder | None] = [None] * len(rows)
+    if len(sizes) < len(rows):  # some are no plain files
+        if not all(_fit(columns[at]) for at in (_LINK_OWNERS, _TARGET, _FOLDER_OWNERS)):
+            return None
+        numbers = iter(sizes)
+        sizes = [next(numbers) if packed else 0 for packed in packed_sizes]
+        for place, tree in enumerate(columns[_TREE]):
+            if tree:
+                totals = encoding.decode(columns[_TOTALS][place], what)
+                folders[place] = (names[place], tree, totals)
+    if any(
+        # Before the content stand the first byte of its length, and one or two of the length.
+        len(inline) - (2 if inline[0] == _BIN_8 else 3) != size
+        for size, inline in compress(zip(sizes, inlines, strict=True), inlines)
+    ):
+        return None
+    contents = _contents(sizes, ids, spans)
+    if contents is None:
+        return None
+    rooted = [(size, root) if root else None for size, root in zip(sizes, roots, strict=True)]
+    found = zip(lens, names, sizes, folders, rooted, *contents, strict=True)
+    return list(map(Usual._make, found))
+
+
+def _fit(columns: Sequence[Sequence[bytes]]) -> bool:
+    """Tell whether of each second column all have the length before it; empty: there is none."""
     return all(
-        user_len == bytes((len(user),)) and group_len == bytes((len(group),))
-        for user_len, user, group_len, group in pairs
-        if user_len
+        row[at][0] == len(row[at + 1])
+        for row in {*zip(*columns, strict=True)}
+        if row[0]
+        for at in range(0, len(row), 2)
     )
 
 
-def _numbers(packed: bytes, count: int, what: str) -> list[int]:
-    """Return *count* numbers whose canonical bytes are *packed*."""
-    header = encoding.encode([0] * count)[: -count or None]  # a list of so many
-    numbers: list[int] = encoding.decode(header + packed, what)
-    return numbers
-
-
-def _chunks(
-    sizes: list[int],
-    ids: Sequence[bytes],
-    spans: Sequence[bytes],
-    inlines: Sequence[bytes],
-    what: str,
-) -> tuple[bytes, Sequence[int]] | None:
-    """Return (chunk ids, lengths) of files' spans; None where something is amiss."""
-    if b"" not in ids:
-        return None if min(sizes) == 0 else (b"".join(ids), sizes)
-    lens = [size for size, chunk_id in zip(sizes, ids, strict=True) if chunk_id]
-    several: list[tuple[int, int]] = []  # files of several spans: size, how many
-    pairs: list[tuple[bytes, bytes]] = []
-    for size, packed, inline in zip(sizes, spans, inlines, strict=True):
-        if inline and len(inline) - 1 != size:
-            return None
+def _contents(
+    sizes: list[int], ids: Sequence[bytes], spans: Sequence[bytes]
+) -> tuple[Sequence[bytes], Sequence[Sequence[int]]] | None:
+    """Return (ids, lengths) of each entry's chunks; None where something is amiss."""
+    lens: list[Sequence[int]] = [
+        (size,) if chunk_id else () for size, chunk_id in zip(sizes, ids, strict=True)
+    ]
+    if (0,) in lens:
+        return None
+    all_ids = list(ids)
+    for place, packed in enumerate(spans) if any(spans) else ():
         if packed:
             is_short = packed[0] != _ARRAY_16
             found = _SPAN.findall(packed, 1 if is_short else 3)
             if 2 * len(found) != (packed[0] & 15 if is_short else packed[2]):
                 return None
-            several.append((size, len(found)))
-            pairs += found
-    more = _numbers(b"".join([length for length, _ in pairs]), len(pairs), what)
-    start = 0
-    for size, count in several:
-        if sum(more[start : start + count]) != size:
-            return None
-        start += count
-    lens += more
-    if lens and min(lens) == 0:
-        return None
-    return b"".join((*ids, *(chunk_id for _, chunk_id in pairs))), lens
+            packed_lens, span_ids = zip(*found, strict=True)
+            lens[place] = span_lens = list(map(_number, packed_lens))
+            all_ids[place] = b"".join(span_ids)
+            if sum(span_lens) != sizes[place] or not min(span_lens):
+                return None
+    return all_ids, lens
+
+
+def _number(packed: bytes) -> int:
+    """Return what one number's canonical bytes say."""
+    return int.from_bytes(packed[1:]) if len(packed) > 1 else packed[0]
 
 
 def _of_entries(entries: Sequence[Entry]) -> Survey:

@@ -9,13 +9,9 @@ What is lost is noted in the local index, so that the next snapshot stores it ag
 
 from __future__ import annotations
 
-import os
 import random
 import tempfile
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,13 +26,14 @@ from coopfs.ops.check_ahead import SurveysAhead
 from coopfs.ops.check_chunks import ChunkTable
 from coopfs.ops.check_findings import CheckTotals, Findings, Report, Subject
 from coopfs.ops.check_index import IndexCheck
-from coopfs.ops.check_packs import PackFacts, PackReport, read_pack, salvage_pack
+from coopfs.ops.check_packs import PackFacts, PackReport, salvage_pack
+from coopfs.ops.check_reading import read_packs
 from coopfs.ops.check_trees import TreeCheck
 from coopfs.ops.progress import Progress
 
-READ_THREADS_MAX: Final = 8  # each holds a pack, 16 MiB as a rule
 MEMORY_LEN: Final = 64 << 20  # bytes of decoded metadata blocks
 PROBLEMS_SHOWN: Final = 5  # of one pack
+META_SHARE: Final = 12  # of how many bytes about one is metadata: a guess before they are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +92,15 @@ class _Check:
     def run(self) -> CheckTotals:
         """Look at everything once, from what is small and decides to what is large."""
         start_s = time.monotonic()
-        snapshots = self._read_snapshots()
-        self._index.run()
         ahead = SurveysAhead(self._fresh)
         try:
-            ahead.start()
+            # Made ready while this process still learns what there is.
+            ahead.start(self._archive.index.packs_len // META_SHARE)
+            snapshots = self._read_snapshots()
+            self._index.run(ahead.take_in)
+            ahead.start(ahead.waiting_len)
             self._table.seal()
-            self._read_packs()
+            self._read_packs(ahead)
             self._walk_trees(snapshots, ahead)
         finally:
             ahead.close()
@@ -185,11 +184,12 @@ class _Check:
 
     # --- packs ----------------------------------------------------------------------
 
-    def _read_packs(self) -> None:
+    def _read_packs(self, ahead: SurveysAhead) -> None:
         doubtful = self._index.suspects.keys() | self._archive.index.lost().keys()
         chosen = self._chosen_packs(doubtful)
         self._progress.start(len(chosen), sum(facts.size for facts in chosen))
-        for report in self._reports(chosen):
+        for report in read_packs(self._archive.keys, self._archive.store, chosen):
+            ahead.go_on()
             if report.is_suspect:
                 self._salvage(report)
             self._judge(report)
@@ -215,22 +215,6 @@ class _Check:
             sample = random.SystemRandom().sample(here, max(1, round(len(here) * share)))
             chosen |= {facts.pack_id for facts in sample}
         return [facts for facts in here if facts.pack_id in chosen]
-
-    def _reports(self, chosen: Iterable[PackFacts]) -> Iterator[PackReport]:
-        """Read packs in a few threads; only as many at a time as there are threads."""
-        keys, store = self._archive.keys, self._archive.store
-        threads = min(READ_THREADS_MAX, (os.cpu_count() or 1) + 1)
-        running: deque[Future[PackReport]] = deque()
-        with ThreadPoolExecutor(threads, "coopfs-check") as pool:
-            try:
-                for facts in chosen:
-                    if len(running) >= threads:
-                        yield running.popleft().result()
-                    running.append(pool.submit(read_pack, keys, store, facts))
-                while running:
-                    yield running.popleft().result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
 
     def _salvage(self, report: PackReport) -> None:
         """Find out what of a damaged pack can still be read, as the index describes it."""

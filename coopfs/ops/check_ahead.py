@@ -7,6 +7,7 @@ itself whenever it would have to wait.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from contextlib import suppress
 from itertools import pairwise
@@ -15,10 +16,12 @@ from typing import Final
 from coopfs.archive.archive import Archive
 from coopfs.archive.survey_process import PLACE_LEN, SurveyProcess, Surveys
 from coopfs.errors import CoopfsError, DataError, ObjectNotFound
-from coopfs.format.survey import Survey, survey_block, survey_tree_node
+from coopfs.format.likeness import Surveyor
+from coopfs.format.survey import Survey, survey_tree_node
 from coopfs.ids import TreeId, short_hex
 
-AHEAD_LEN: Final = 48 << 20  # bytes of plain blocks whose surveys are kept
+AHEAD_LEN: Final = 48 << 20  # bytes that surveys not asked for yet may take, roughly
+NODE_LEN, FOLDER_LEN = 600, 250  # bytes that a survey takes, and each folder in it
 LEAST_LEN: Final = 4 << 20  # bytes of metadata; less is not worth a process
 
 
@@ -26,7 +29,7 @@ class SurveysAhead:
     """See the module; one thread uses it."""
 
     def __init__(self, archive: Archive) -> None:
-        """Start with the metadata packs that *archive*'s index knows."""
+        """Know of nothing yet: until then each node is looked at when it is asked for."""
         self._archive = archive
         self._process: SurveyProcess | None = None
         self._todo: deque[int] = deque()  # blocks
@@ -35,23 +38,43 @@ class SurveysAhead:
         self._ready_lens: dict[int, int] = {}
         self._ready_len = 0
         self._sent_len = 0
-        for pack in archive.index.packs():
-            for info in archive.index.blocks_of(pack.pack_no) if pack.is_meta else ():
+        self._last_pack_no = 0  # that was taken in
+        self._surveyor = Surveyor()
+        self._last_taken = 0  # block, for this process
+        self._was_started = False
+
+    def start(self, meta_len: int) -> None:
+        """Start the process, where *meta_len* bytes of metadata are enough for one; once."""
+        if meta_len >= LEAST_LEN and not self._was_started:
+            self._was_started = True
+            with suppress(CoopfsError):  # then this process does it all
+                self._process = SurveyProcess(self._archive.keys, is_comparing=True)
+                self._send()
+
+    def take_in(self) -> None:
+        """Have the metadata packs surveyed that the archive's index knows since the last call."""
+        index = self._archive.index
+        for pack in index.packs_after(self._last_pack_no):
+            self._last_pack_no = pack.pack_no
+            for info in index.blocks_of(pack.pack_no) if pack.is_meta else ():
                 if max(info.plain_len, info.sealed_len) <= PLACE_LEN:
                     self._todo.append(info.block_no)
                     self._plain_lens[info.block_no] = info.plain_len
+        self._send()
 
-    def start(self) -> None:
-        """Start the process, where there is enough for it to do."""
-        if sum(self._plain_lens.values()) >= LEAST_LEN:
-            with suppress(CoopfsError):  # then this process does it all
-                self._process = SurveyProcess(self._archive.keys)
-                self._send()
+    @property
+    def waiting_len(self) -> int:
+        """How many bytes of metadata, plain, have been taken in and not been surveyed."""
+        return sum(self._plain_lens.values())
 
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
             self._process.close()
+
+    def go_on(self) -> None:
+        """Keep the process busy while this one does something else; to be called now and then."""
+        self._send()
 
     def survey(self, tree_id: TreeId) -> Survey:
         """Return what is in a tree node.
@@ -67,6 +90,10 @@ class SurveysAhead:
             self._drop(block_no)
         if found is not None:
             return found
+        return self.survey_alone(tree_id)
+
+    def survey_alone(self, tree_id: TreeId) -> Survey:
+        """Return what is in a tree node, told without any that it is *like*; raises as above."""
         node = self._archive.load_tree_bytes(tree_id)
         return survey_tree_node(node, f"tree {short_hex(tree_id)}")
 
@@ -78,10 +105,22 @@ class SurveysAhead:
         if block_no in self._todo:
             self._todo.remove(block_no)
             self._survey_here(block_no)
-        elif not process.has_news and self._todo and self._has_room:
-            self._survey_here(self._todo.popleft())
+        elif not process.has_news and self._todo and self._ready_len < AHEAD_LEN // 2:
+            self._survey_here(self._take_later())
         else:
             self._receive(process)
+
+    def _take_later(self) -> int:
+        """Return a block for this process: of the later half, in order.
+
+        Each of the two then sees the nodes of night after night, which are like each other.
+        """
+        place = bisect_right(self._todo, self._last_taken)
+        if not 0 < place < len(self._todo):
+            place = len(self._todo) // 2
+        self._last_taken = self._todo[place]
+        del self._todo[place]
+        return self._last_taken
 
     @property
     def _has_room(self) -> bool:
@@ -120,14 +159,20 @@ class SurveysAhead:
         except (DataError, ObjectNotFound):
             self._plain_lens.pop(block_no)
             return
-        found = survey_block(self._archive.keys, info.chunk_ids, lengths, plain)
+        found = self._surveyor.survey_block(self._archive.keys, info.chunk_ids, lengths, plain)
         self._take_in(block_no, dict(found))
 
     def _take_in(self, block_no: int, surveys: Surveys) -> None:
-        plain_len = self._plain_lens.pop(block_no)
+        self._plain_lens.pop(block_no)
+        held_len = sum(
+            [
+                NODE_LEN + FOLDER_LEN * len(survey.folders) + 2 * len(survey.chunk_ids)
+                for survey in surveys.values()
+            ]
+        )
         self._ready[block_no] = surveys
-        self._ready_lens[block_no] = plain_len
-        self._ready_len += plain_len
+        self._ready_lens[block_no] = held_len
+        self._ready_len += held_len
         while self._ready_len > AHEAD_LEN:  # what no snapshot needs stays until then
             self._drop(next(iter(self._ready)))
 

@@ -94,7 +94,8 @@ class ChunkTable:
 
     def need_node(self, node_id: bytes) -> bool:
         """Note that a tree refers to a node that was just read; tell whether it counts as there."""
-        self.need(node_id, 0)  # whatever its length
+        (prefix,) = _PREFIX.unpack(node_id)
+        self.need_one(prefix, 0)  # whatever its length
         return True
 
     def spoil(self, chunk_id: bytes, length: int) -> None:

@@ -7,6 +7,7 @@ read it later is kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -54,8 +55,8 @@ class IndexCheck:
         self.missing: dict[PackId, str] = {}  # named by the index -> why they count as missing
         self.suspects: dict[PackId, str] = {}  # there, but not as the index says
 
-    def run(self) -> None:
-        """Read everything once."""
+    def run(self, on_packs: Callable[[], None]) -> None:
+        """Read everything once; *on_packs* is called whenever the fresh index knows more packs."""
         self._distrusted = set(self._fresh.objects.distrusted())
         # Names first, packs after: what a listed index object names was put before it.
         names = self._names()
@@ -63,25 +64,26 @@ class IndexCheck:
         contents: dict[ObjectId, IndexObject] = {}
         replaces: dict[ObjectId, tuple[ObjectId, ...]] = {}
         marked: dict[ObjectId, tuple[PackId, ...]] = {}
-        last: set[ObjectId] = set()
+        ranks: dict[ObjectId, tuple[bool, int, ObjectId]] = {}
         chunk_count = 0
         for name in names:
             content = self.read_object(name)
             if content is None:
                 continue
             replaces[name], marked[name] = content.replaces, content.marked
-            if content.writer_id in self._distrusted:
-                last.add(name)
+            # In the order in which trees were made: those of a night are like those before.
+            ranks[name] = (content.writer_id in self._distrusted, content.time_ns, name)
             if chunk_count < INDEX_KEPT:
                 contents[name] = content
                 chunk_count += sum(len(pack.directory.chunk_ids) for pack in content.packs)
         # The first word on a pack counts: never that of a distrusted writer, if there is another.
-        live = sorted(live_objects(dict(replaces)), key=lambda name: (name in last, name))
+        live = sorted(live_objects(dict(replaces)), key=ranks.__getitem__)
         self._marked = {pack_id for name in live for pack_id in marked[name]}
         for name in live:
             again = contents.pop(name, None) or self.read_object(name)
             if again is not None:
                 self._take_object(name, again)
+                on_packs()
         self._totals.index_objects = len(live)
         self._totals.marked_packs = len(self._marked & {PackId(name) for name in self._sizes})
         self._count_unindexed()

@@ -1,8 +1,7 @@
 """Packs under check: every byte of one read, opened, and every chunk's id made anew.
 
 Owns what is wrong with a single pack; which files that hurts is
-:mod:`coopfs.ops.check_trees`'s.  Runs in several threads: fetching, hashing, opening
-and decompressing release the interpreter's lock.
+:mod:`coopfs.ops.check_trees`'s.
 """
 
 from __future__ import annotations
@@ -64,26 +63,34 @@ class PackReport:
     lost: list[tuple[bytes, int]] = field(default_factory=list)  # (chunk id, length in bytes)
 
 
-def read_pack(keys: ArchiveKeys, store: Store, facts: PackFacts) -> PackReport:
-    """Read a whole pack: its name, size, signature's digest, blocks and chunk ids.
-
-    When the pack as a whole is not what it should be, the report is *suspect* and
-    names no chunk: :func:`salvage_pack` then finds out which can still be read.
+def fetch_pack(store: Store, facts: PackFacts) -> bytes | PackReport:
+    """Fetch a whole pack; where there is none to be had, return the report on it.
 
     Raises:
         StoreUnavailable: the partner cannot be reached.
     """
-    report = PackReport(facts)
+    try:
+        return store.get(Kind.DATA, facts.pack_id)
+    except (DataError, ObjectNotFound) as exc:
+        what = f"pack {facts.pack_id.hex()}"
+        return PackReport(facts, 0, [str(exc).removeprefix(f"{what}: ")], is_suspect=True)
+
+
+def verify_pack(keys: ArchiveKeys, facts: PackFacts, data: bytes | memoryview) -> PackReport:
+    """Verify all of a pack: its name, size, signature's digest, blocks and chunk ids.
+
+    When the pack as a whole is not what it should be, the report is *suspect* and
+    names no chunk: :func:`salvage_pack` then finds out which can still be read.
+    """
+    report = PackReport(facts, len(data))
     what = f"pack {facts.pack_id.hex()}"
     try:
-        data = store.get(Kind.DATA, facts.pack_id)
-        report.read_len = len(data)
         if hashlib.sha256(data).digest() != facts.pack_id:
             report.problems.append("its bytes are not the ones its name stands for")
         if len(data) != facts.size:
             report.problems.append(f"{len(data)} bytes long, the index says {facts.size}")
         parsed = parse_pack(keys, data, what)
-    except (DataError, WrongKey, ObjectNotFound) as exc:
+    except (DataError, WrongKey) as exc:
         report.problems.append(str(exc).removeprefix(f"{what}: "))
         report.is_suspect = True
         return report
@@ -130,12 +137,13 @@ def _read_blocks(
     """Open every block; note problems and the chunks that cannot be read."""
     what = opener.what
     is_meta = opener.header.role is Role.META
+    scratch = bytearray(max([block.sealed_len for block in directory.blocks], default=0))
     for ordinal, block in enumerate(directory.blocks):
         chosen = slice(block.first_chunk, block.first_chunk + block.chunk_count)
         ids, lens = directory.chunk_ids[chosen], directory.chunk_lens[chosen]
         sealed = data[block.offset : block.offset + block.sealed_len]
         try:
-            plain = open_block(opener, ordinal, block, bytes(sealed), what)
+            plain = open_block(opener, ordinal, block, sealed, what, scratch)
         except DataError as exc:
             report.problems.append(str(exc).removeprefix(f"{what}: "))
             report.lost.extend(zip(ids, lens, strict=True))
@@ -151,7 +159,7 @@ def _read_blocks(
 
 def _wrong_chunks(
     keys: ArchiveKeys,
-    plain: bytes,
+    plain: bytes | bytearray | memoryview,
     ids: tuple[bytes, ...],
     lens: tuple[int, ...],
     *,
@@ -167,7 +175,7 @@ def _wrong_chunks(
         start += length
         if is_meta:
             node = bytes(piece)
-            if chunk_id not in (bytes(keys.tree_id(node)), bytes(keys.span_node_id(node))):
+            if keys.tree_id(node) != chunk_id and keys.span_node_id(node) != chunk_id:
                 wrong.append((chunk_id, length))
         elif blake3(piece, key=id_key).digest() != chunk_id:  # as keys.chunk_id(), sooner
             wrong.append((chunk_id, length))

@@ -118,6 +118,8 @@ class TreeCheck:
             return
         try:
             node = self._ahead.survey(tree_id)
+            if node.like and (node.like not in self._done or node.like in self._hurt):
+                node = self._ahead.survey_alone(tree_id)
         except (DataError, ObjectNotFound, WrongKey) as exc:
             self._unreadable[tree_id] = _why(exc)
             self._damage(tree_id, f"tree {short_hex(tree_id)}: cannot be read: {_why(exc)}")
@@ -195,8 +197,10 @@ class TreeCheck:
                     f"{short_hex(below.tree_id)} has {below.entry_count} entries, it has {count}; "
                     "do not trust its writer",
                 )
-        sums = frame.count, frame.files, frame.folders, frame.size
-        self._done[frame.tree_id] = _KEPT.pack(frame.level, *(min(n, _U64) for n in sums))
+        sums: tuple[int, ...] = frame.count, frame.files, frame.folders, frame.size
+        if max(sums) > _U64:
+            sums = tuple([min(number, _U64) for number in sums])
+        self._done[frame.tree_id] = _KEPT.pack(frame.level, *sums)
         if frame.is_hurt:
             self._hurt.add(frame.tree_id)
 
