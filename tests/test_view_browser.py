@@ -121,6 +121,16 @@ async def test_links_of_a_folder_are_counted_over_all_its_nodes_and_only_once() 
     assert shelf.loads == loads
 
 
+async def test_links_of_a_folder_of_very_many_entries_are_not_counted() -> None:
+    shelf = Shelf()
+    folders = [file(b"%05d" % n)._replace(kind=Kind.FOLDER) for n in range(10_100)]
+    many, fewer = shelf.folder(folders, 100), shelf.folder(folders[:9_900], 100)
+    browser, _ = browser_of(shelf)
+    assert await browser.link_count(many) == UNKNOWN_LINK_COUNT
+    assert shelf.loads == 3  # what lies above the 101 nodes of entries
+    assert await browser.link_count(fewer) == 9_902
+
+
 def test_links_need_no_node_where_the_totals_say_it() -> None:
     browser, _ = browser_of(Shelf())
     entry = Entry(b"f", Kind.FOLDER, 0o755, 0, 0, 0, tree=TreeId(bytes(32)))

@@ -53,6 +53,7 @@ from coopfs.store.base import Kind, Store
 
 LISTINGS_MAX: Final = 5  # of index/ in one refresh, while objects vanish between list and get
 NODES_KEPT: Final = 512  # decoded tree nodes in memory; a folder's entries are one or more
+ENTRIES_KEPT: Final = 40_000  # in those, 1 KB each: a node of a large folder has a thousand
 
 
 class Archive:
@@ -92,6 +93,7 @@ class Archive:
         self.index_read_s = -math.inf  # CLOCK_BOOTTIME at the start of the last refresh
         self.unusable_index: list[str] = []  # of the warnings those about index objects
         self._nodes: OrderedDict[bytes, TreeNode] = OrderedDict()
+        self._entries_kept = 0  # in those
         self._nodes_lock = threading.Lock()
 
     @classmethod
@@ -314,9 +316,14 @@ class Archive:
                 return node
         node = decode_tree_node(self.load_tree_bytes(tree_id), f"tree {short_hex(tree_id)}")
         with self._nodes_lock:
+            if tree_id not in self._nodes:  # another thread may have been quicker
+                self._entries_kept += len(node.entries)
             self._nodes[tree_id] = node
-            if len(self._nodes) > NODES_KEPT:
-                self._nodes.popitem(last=False)
+            while len(self._nodes) > NODES_KEPT or (
+                self._entries_kept > ENTRIES_KEPT and len(self._nodes) > 1
+            ):
+                _, dropped = self._nodes.popitem(last=False)
+                self._entries_kept -= len(dropped.entries)
         return node
 
     def load_tree_bytes(self, tree_id: TreeId) -> bytes:

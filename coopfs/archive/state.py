@@ -149,6 +149,10 @@ class State:
             self._local.connection = connection
         return connection
 
+    def map_nothing(self) -> None:
+        """Have this thread read the file by copying: who goes through all of it would map it."""
+        self.connection.execute("PRAGMA mmap_size = 0")
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Run a write transaction on this thread's connection; rolled back on any error.

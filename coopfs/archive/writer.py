@@ -109,6 +109,9 @@ class ArchiveWriter:
     def close(self) -> None:
         """Stop what runs beside; work not begun is dropped."""
         self._put_pool.shutdown(wait=True, cancel_futures=True)
+        self._stop_packer()
+
+    def _stop_packer(self) -> None:
         if self._packer is not None:
             self._packer.close()
             self._packer = None
@@ -255,6 +258,8 @@ class ArchiveWriter:
             self._on_pack(pack)
         self._waiting.clear()
         self._take_packs(wait=True)
+        # An index object takes as much memory as the packing; more blocks start it again.
+        self._stop_packer()
         for packs in _by_index_object(self._packs):
             self._put_index(packs)
             self.flushed.update(pack.pack_id for pack in packs)

@@ -52,6 +52,7 @@ def check_archive(
         StoreUnavailable: the partner cannot be reached; nothing can be said.
         WrongKey: nothing in the store opens with this key.
     """
+    archive.state.map_nothing()
     with tempfile.TemporaryDirectory(prefix="check-", dir=archive.state_folder) as folder:
         fresh = fresh_archive(archive, Path(folder))
         try:

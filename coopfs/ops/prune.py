@@ -107,20 +107,23 @@ def prune_archive(
     if not request.is_dry_run:
         admin = checked_admin_key(archive, admin, "pruning")
     start_s = time.monotonic()
+    archive.state.map_nothing()
     run = _Prune(archive, request, progress)
     run.look()
     run.plan()
     if admin is not None and not request.is_dry_run:
+        archive.blocks.forget_memory()  # nodes that were walked; copying has blocks of its own
         with Copier(archive, admin, run.needs.table, progress) as copier:
             try:
                 run.mark(copier, admin)
                 run.delete(copier)
-                run.needs.release()
-                run.tidy_index(admin)
             finally:
                 run.totals.copied = copier.copied
                 for warning in dict.fromkeys(copier.warnings):
                     warn(warning)
+        # Index objects take as much memory as what is let go of before.
+        run.needs.release()
+        run.tidy_index(admin)
     run.totals.duration_s = time.monotonic() - start_s
     return run.totals
 

@@ -53,6 +53,7 @@ from coopfs.ops.witness import Witnesses
 CHECKPOINT_LEN: Final = 256 << 20  # bytes stored; at most this much is read again after kill -9
 CHECKPOINT_CHUNKS: Final = 200_000  # ids kept in memory until the next index object: 30 MB
 UNSENT_LEN: Final = 48 << 20  # bytes of nodes likewise; half a million entries
+ROWS_MAX: Final = 50_000  # witnesses of folders likewise, 1 KB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +250,7 @@ class _Run:
             raise Interrupted("interrupted; what was done is kept, the next run continues")
         if self._is_checkpoint_due():
             self._checkpoint()
-        elif self._writer.unsent_len >= UNSENT_LEN:
+        elif self._writer.unsent_len >= UNSENT_LEN or len(self._walker.rows) >= ROWS_MAX:
             self._flush()  # a row of an open folder could be as large as all that is let go
         interval = self._request.partial_interval_s
         if interval and time.monotonic() - self._last_partial >= interval:

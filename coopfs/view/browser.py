@@ -20,6 +20,7 @@ from coopfs.view.fetcher import Fetcher
 from coopfs.view.names import Folder, Names, checked_entries, leaves_of
 
 LINK_COUNTS_KEPT: Final = 50_000  # folders whose subfolders were counted
+COUNTED_ENTRIES_MAX: Final = 10_000  # of a folder, read for that: half a second
 # Numbers are given out for as many entries as a node claims to have below it: a claim
 # beyond reason must not use up the 64 bits of an inode number.
 ENTRIES_MAX: Final = 1 << 32
@@ -143,8 +144,10 @@ class Browser:
         if known is not None:
             return known
         try:
-            count = 2
-            for leaf in await self._leaves(tree):
+            leaves = await self._leaves(tree)
+            is_counted = sum(leaf.entry_count for leaf in leaves) <= COUNTED_ENTRIES_MAX
+            count = 2 if is_counted else UNKNOWN_LINK_COUNT
+            for leaf in leaves if is_counted else ():
                 for entry in await self.leaf(leaf):
                     count += entry.kind is Kind.FOLDER
         except CoopfsError:
