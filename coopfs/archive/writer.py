@@ -34,6 +34,7 @@ from coopfs.store.base import Kind
 AUDIT_ANSWERS: Final = 4  # a pack; an audit uses one of each pack it draws
 PUT_THREADS: Final = 2
 INDEX_CHUNKS: Final = 1 << 18  # in one index object: 10 MB, and 150 MB while it is taken in
+MANY_CHUNKS: Final = 50_000  # the index object of so many takes 30 MB while it is made
 SMALL_LEN: Final = 4 << 20  # bytes of new chunks; so few are not worth another process
 
 
@@ -258,8 +259,9 @@ class ArchiveWriter:
             self._on_pack(pack)
         self._waiting.clear()
         self._take_packs(wait=True)
-        # An index object takes as much memory as the packing; more blocks start it again.
-        self._stop_packer()
+        if len(self._pending) >= MANY_CHUNKS:
+            # Their index object takes as much memory as the packing; more blocks start it again.
+            self._stop_packer()
         for packs in _by_index_object(self._packs):
             self._put_index(packs)
             self.flushed.update(pack.pack_id for pack in packs)
