@@ -144,7 +144,7 @@ class NeedTable:
 
     def needed_of(self, first: int, count: int) -> bytes:
         """Return a byte for each of *count* chunks from number *first* on: 1 if it is needed."""
-        return self._flags[first : first + count].translate(_IS_NEEDED)
+        return bytes(self._flags[first : first + count].translate(_IS_NEEDED))
 
 
 def _prefix_of(chunk_id: bytes) -> int:
