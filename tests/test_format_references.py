@@ -14,7 +14,7 @@ from vectors import samples as s
 from coopfs.errors import CoopfsError, FormatUnsupported, ObjectCorrupt
 from coopfs.format import encoding
 from coopfs.format.nodes import decode_tree_node
-from coopfs.format.references import References, tree_references
+from coopfs.format.references import References, _of_usual, tree_references
 
 
 def chunks_of(found: References) -> list[bytes]:
@@ -93,3 +93,65 @@ def test_edited_bytes_are_refused_or_read(data: bytes, place: int, cut: int) -> 
     node[place : place + cut] = data
     with suppress(CoopfsError):
         tree_references(bytes(node), "node")
+
+
+def usual(name: bytes, kind: int = 0, **fields: Any) -> dict[int, Any]:
+    """An entry of the kind that the pattern is for."""
+    owned = {0: name, 1: kind, 2: 0o644, 3: 0, 4: 1000, 5: b"root", 6: b"staff"}
+    sized = owned if kind else owned | {7: 70_000}
+    return sized | {8: 1 << 60} | {int(key[1:]): value for key, value in fields.items()}
+
+
+chunk_ids = st.lists(ids, min_size=1, max_size=9)
+# What looks like the middle of an entry, of a node, or of a reference.
+odd_bytes = st.sampled_from(
+    (b"\x01\x00\x02", b"\x01\x01\x02\x00\x03", b"\x11\x92\x01\xc4\x20" + b"i" * 32, b"\x8a\x00\xc4")
+)
+odd_names = st.lists(odd_bytes | st.binary(min_size=1, max_size=9), min_size=1, max_size=3)
+
+
+@st.composite
+def usual_items(draw: st.DrawFn) -> dict[int, Any]:
+    name = b"".join(draw(odd_names))[:70]
+    form = draw(st.sampled_from(("inline", "spans", "root", "folder", "symlink")))
+    if form == "inline":
+        return usual(name, k16=b"".join(draw(odd_names)))
+    if form == "spans":
+        return usual(name, k17=[x for chunk_id in draw(chunk_ids) for x in (300, chunk_id)])
+    if form == "root":
+        return usual(name, k18=draw(ids))
+    if form == "folder":
+        return usual(name, 1, k19=draw(ids), k20=[1, 0, 70_000])
+    return usual(name, 2, k11=b"".join(draw(odd_names)))
+
+
+@given(st.lists(usual_items(), max_size=20))
+def test_usual_entries_hide_nothing_whatever_they_are_called(items: list[dict[int, Any]]) -> None:
+    found = tree_references(node_of(*items), "node")
+    assert found.trees == [item[19] for item in items if 19 in item]
+    assert found.span_roots == [item[18] for item in items if 18 in item]
+    assert sorted(chunks_of(found)) == sorted(x for i in items for x in i.get(17, [])[1::2])
+
+
+def test_the_pattern_does_what_usual_entries_need() -> None:
+    items = [
+        usual(b"a", k16=b""),
+        usual(b"b", k17=[70_000, b"1" * 32]),
+        usual(b"c", k17=[1, b"2" * 32, 69_999, b"3" * 32]),
+        usual(b"d", k18=b"4" * 32),
+        usual(b"e", 1, k19=b"5" * 32, k20=[1, 2, 3]),
+        usual(b"f", 2, k11=b"target"),
+    ]
+    found = _of_usual(node_of(*items))
+    assert found == tree_references(node_of(*items), "node")
+    assert found is not None
+    assert (len(found.chunks), len(found.trees), len(found.span_roots)) == (96, 1, 1)
+    newer = usual(b"g", k64=b"recipe")
+    for odd in (entry(k16=b""), newer, usual(b"h", k17=[1, None, 2, b"6" * 32])):
+        assert _of_usual(node_of(*items, odd)) is None  # decoded instead
+    node = node_of(*items)
+    assert _of_usual(node[:-1]) is None
+    assert _of_usual(node + b"\x00") is None
+    assert _of_usual(node[:4] + b"\x95" + node[5:]) is None  # says one entry less
+    two = node_of(items[2])
+    assert _of_usual(two.replace(b"\x11\x94", b"\x11\x96")) is None  # says three spans

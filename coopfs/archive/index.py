@@ -178,11 +178,12 @@ class Index(PackStanding):
             pack = self._packs[pack_no] = pack_of_row(row)
         return pack
 
-    def chunk_ids(self) -> Iterator[bytes]:
-        """Yield the ids of every block's chunks back to back, 32 bytes each; a copy a pack."""
-        rows = self._state.connection.execute("SELECT chunks FROM blocks")
-        for (chunks,) in rows:
-            yield chunks[: len(chunks) // (ID_LEN + 4) * ID_LEN]
+    def chunk_ids(self, pack_no: int) -> bytes:
+        """Return the ids of a pack's chunks in order, back to back, 32 bytes each."""
+        rows = self._state.connection.execute(
+            "SELECT chunks FROM blocks WHERE pack_no = ? ORDER BY ordinal", (pack_no,)
+        )
+        return b"".join([row[: len(row) // (ID_LEN + 4) * ID_LEN] for (row,) in rows])
 
     @property
     def pack_count(self) -> int:

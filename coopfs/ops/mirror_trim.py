@@ -88,7 +88,9 @@ def trim_mirror(
             f"{target.address}: nothing was deleted, as it holds what {archive.store.address} does "
             f"not show and nobody let go: snapshot {hidden[0]}"
         )
-    Needs(archive, progress).load()
+    needs = Needs(archive, progress)
+    needs.refresh()
+    needs.load(archive.index.packs())
     sizes = superfluous(archive, target)
     result = Trimmed()
     state = State(folder)

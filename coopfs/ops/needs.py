@@ -7,9 +7,11 @@ something that looks unneeded may be needed after all.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from coopfs.archive.archive import Archive
+from coopfs.archive.index_rows import PackInfo
 from coopfs.archive.select import folder_name
 from coopfs.archive.snapshots import Snapshot
 from coopfs.errors import ChunkMissing, DataError, ObjectNotFound, WrongKey
@@ -36,6 +38,7 @@ class Needs:
         self._progress = progress
         self._walked: set[TreeId] = set()  # roots
         self.table = NeedTable(self._is_known)
+        self.first_numbers: dict[int, int] = {}  # of a pack: the number of its first chunk
         self.snapshots = 0
         self.nodes = 0
 
@@ -45,28 +48,8 @@ class Needs:
         except ChunkMissing:
             return False
 
-    def load(self) -> None:
-        """Read snapshots and index afresh, and walk every tree (PruneRefused)."""
-        self._refresh()
-        for ids in self._archive.index.chunk_ids():
-            self.table.add(ids)
-        self.table.seal()
-        self._walk_new()
-
-    def update(self) -> bool:
-        """Read what is new in the store; tell whether anything is (PruneRefused)."""
-        generation = self._archive.index.generation
-        known = self._archive.index.known_objects()
-        self._refresh()
-        is_same = generation == self._archive.index.generation
-        return self._walk_new() or not is_same or known != self._archive.index.known_objects()
-
-    def release(self) -> None:
-        """Forget what is needed: index objects are written anew next, and take as much memory."""
-        self.table.clear()
-        self._archive.blocks.forget_memory()
-
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Read snapshots and index afresh (PruneRefused)."""
         archive = self._archive
         # Snapshots before index objects: whatever a listed snapshot needs is then indexed.
         archive.refresh()
@@ -82,6 +65,30 @@ class Needs:
                 f"{gap.text}. Nothing was pruned, as what it needs would be lost; if it is gone "
                 'for good: "coopfs repair --accept-rollback"'
             )
+
+    def load(self, packs: Iterable[PackInfo]) -> None:
+        """Walk every tree, after a :meth:`refresh` (PruneRefused).
+
+        *packs* are those the index knows; of a chunk in several of them the first's is needed.
+        """
+        index = self._archive.index
+        for pack in packs:
+            self.first_numbers[pack.pack_no] = self.table.add(index.chunk_ids(pack.pack_no))
+        self.table.seal()
+        self._walk_new()
+
+    def update(self) -> bool:
+        """Read what is new in the store; tell whether anything is (PruneRefused)."""
+        generation = self._archive.index.generation
+        known = self._archive.index.known_objects()
+        self.refresh()
+        is_same = generation == self._archive.index.generation
+        return self._walk_new() or not is_same or known != self._archive.index.known_objects()
+
+    def release(self) -> None:
+        """Forget what is needed: index objects are written anew next, and take as much memory."""
+        self.table.clear()
+        self._archive.blocks.forget_memory()
 
     # --- trees --------------------------------------------------------------------
 
@@ -116,7 +123,8 @@ class Needs:
                 self._need(missing)
             for span_root in found.span_roots:
                 self._walk_spans(SpanNodeId(span_root))
-            pending += found.trees
+            # The first comes first: about the order in which chunks were stored.
+            pending += reversed(found.trees)
 
     def _walk_spans(self, root: SpanNodeId) -> None:
         pending = [root]

@@ -14,6 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Final
 
 from coopfs.archive.archive import Archive
@@ -139,6 +140,7 @@ class _Prune:
         self.needs = Needs(archive, progress)
         self.totals = PruneTotals()
         self._sizes: dict[ObjectId, int] = {}  # of the packs in the store
+        self._known: list[PackInfo] = []  # of the index, not marked; see look()
         self._choice = Choice((), (), 0, 0)
         self._unindexed: list[ObjectId] = []  # to be marked
         self._gone: set[PackId] = set()  # deleted by this run
@@ -148,8 +150,21 @@ class _Prune:
 
     def look(self) -> None:
         """See what is needed and what is there (PruneRefused)."""
-        self.needs.load()
+        self.needs.refresh()
         self._list_packs()
+        index, sizes = self._archive.index, self._sizes
+        marked = index.marked()
+        # Of twins the first has the chunk: never one in a pack that is damaged or goes.
+        packs = sorted(
+            index.packs(),
+            key=lambda p: (
+                p.pack_id in marked or ObjectId(p.pack_id) not in sizes,
+                not index.is_usable(p.pack_no),
+                p.pack_no,
+            ),
+        )
+        self.needs.load(packs)
+        self._known = [pack for pack in packs if pack.pack_id not in marked]
         self.totals.snapshots = self.needs.snapshots
 
     def _list_packs(self) -> None:
@@ -158,13 +173,10 @@ class _Prune:
 
     def plan(self) -> None:
         """Choose what to mark, and count what waits."""
-        archive, request = self._archive, self._request
-        marked = archive.index.marked()
-        known = [pack for pack in archive.index.packs() if pack.pack_id not in marked]
-        # Of twins the first has the chunk: never one in a pack that is damaged.
-        known.sort(key=lambda pack: (not archive.index.is_usable(pack.pack_no), pack.pack_no))
-        uses, young = self._uses(known), self._young_packs()
-        known_ids = {pack.pack_id for pack in known}
+        request = self._request
+        marked = self._archive.index.marked()
+        uses, young = self._uses(), self._young_packs()
+        known_ids = {pack.pack_id for pack in self._known}
         stray = [n for n in self._sizes if PackId(n) not in known_ids and PackId(n) not in marked]
         waiting = [name for name in self._sizes if PackId(name) in marked]
         ages = self._see([*waiting, *stray])
@@ -213,29 +225,26 @@ class _Prune:
     def _see(self, names: Iterable[ObjectId]) -> dict[ObjectId, int]:
         return self._sightings.see(list(names))
 
-    def _uses(self, packs: list[PackInfo]) -> list[PackUse]:
+    def _uses(self) -> list[PackUse]:
         """Return how much of each pack in the store is needed; of twins the first has it."""
         table = self.needs.table
-        table.unclaim()
         found = []
-        for pack in packs:
+        for pack in self._known:
             size = self._sizes.get(ObjectId(pack.pack_id))
             if size is None:
                 continue  # gone: what was in it is a matter of `check`, not of space
+            number = self.needs.first_numbers[pack.pack_no]
             needed = total = 0
             is_needed = False
             for sealed_len, plain_len, chunks in self._block_rows(pack.pack_no):
                 count = len(chunks) // (ID_LEN + 4)
-                ids, lens = chunks[: count * ID_LEN], chunks[count * ID_LEN :]
-                claimed = table.claim(ids)
-                wanted = sum(
-                    length
-                    for (length,), is_first in zip(_LENGTHS.iter_unpack(lens), claimed, strict=True)
-                    if is_first
-                )
-                is_needed = is_needed or wanted > 0
-                needed += sealed_len * wanted // max(plain_len, 1)
+                flags = table.needed_of(number, count)
+                number += count
                 total += sealed_len
+                if any(flags):
+                    is_needed = True
+                    lens = struct.unpack_from(f"<{count}I", chunks, count * ID_LEN)
+                    needed += sealed_len * sum(compress(lens, flags)) // max(plain_len, 1)
             # Padding and directory go and come with the blocks.
             share = size * needed // max(total, 1)
             needed_len = min(max(share, 1), size) if is_needed else 0
@@ -386,6 +395,3 @@ def _seen_replaced(name: ObjectId) -> ObjectId:
 
 def _is_fresh(looked_s: float) -> bool:
     return boottime_s() - looked_s < FRESH_S
-
-
-_LENGTHS: Final = struct.Struct("<I")
