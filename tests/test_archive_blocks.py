@@ -145,6 +145,16 @@ def test_neighbours_come_with_one_request_in_any_mixture_of_known_and_new(
     assert gets(store) == 1
 
 
+def test_less_can_be_kept_from_some_moment_on(remote: Opened, contents: list[bytes]) -> None:
+    archive, _ = remote
+    numbers = block_nos(archive)
+    archive.blocks.load_run(numbers)
+    assert archive.blocks.peek(numbers[0]) is not None
+    archive.blocks.forget_memory(1)
+    archive.blocks.load_run(numbers)
+    assert [n for n in numbers if archive.blocks.peek(n) is not None] == [numbers[-1]]
+
+
 def test_a_run_is_limited_in_size(
     remote: Opened, contents: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

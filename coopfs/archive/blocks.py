@@ -214,9 +214,11 @@ class BlockReader:
         if self._cache is not None:
             self._cache.keep_only_meta(pack_ids)
 
-    def forget_memory(self) -> None:
-        """Drop all decoded blocks."""
+    def forget_memory(self, memory_len: int | None = None) -> None:
+        """Drop all decoded blocks; with *memory_len* keep no more bytes from now on."""
         with self._lock:
+            if memory_len is not None:
+                self._memory_max = memory_len
             self._memory.clear()
             self._memory_len = 0
 

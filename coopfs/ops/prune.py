@@ -50,6 +50,7 @@ SECOND_NS: Final = 1_000_000_000
 # there for so long, or for the grace if that is less.  A mark would do no harm, but have
 # the run store it again.
 YOUNG_S: Final = 24 * 3600
+COPY_MEMORY_LEN: Final = 12 << 20  # bytes of decoded blocks; eight are read at a time
 LOOKS_MAX: Final = 20  # at the snapshots before a deletion, while copying takes too long
 
 
@@ -113,7 +114,8 @@ def prune_archive(
     run.look()
     run.plan()
     if admin is not None and not request.is_dry_run:
-        archive.blocks.forget_memory()  # nodes that were walked; copying has blocks of its own
+        # Nodes that were walked; what is copied is read once.
+        archive.blocks.forget_memory(COPY_MEMORY_LEN)
         with Copier(archive, admin, run.needs.table, progress) as copier:
             try:
                 run.mark(copier, admin)
