@@ -23,7 +23,7 @@ from coopfs.ops.need_table import NeedTable
 from coopfs.ops.progress import Progress
 
 FLUSH_LEN: Final = 256 << 20  # bytes stored between index objects; done is then done
-FLUSH_CHUNKS: Final = 100_000  # ids kept in memory until then: 15 MB
+FLUSH_CHUNKS: Final = 50_000  # ids kept in memory until then: 8 MB here, 20 where they are packed
 RUN_BLOCKS: Final = 8  # read at a time: 8 MiB as a rule
 
 
