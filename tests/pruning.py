@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from typing import Any
 
-from archive_fixtures import Lab
+from archive_fixtures import Lab, write
 from checked import unreadable
 
 from coopfs.archive.archive import Archive
@@ -68,6 +69,17 @@ def expect_all_readable(lab: Lab) -> int:
         for snapshot in archive.snapshots():
             assert unreadable(archive, snapshot) == set(), snapshot.facts
         return len(archive.snapshots())
+
+
+def take_two(lab: Lab) -> None:
+    """Take a snapshot of twenty files, and one of five of them."""
+    rng = random.Random(1)
+    for number in range(20):
+        write(lab.source / f"file{number}", rng.randbytes(100_000))
+    lab.take()
+    for number in range(15):
+        (lab.source / f"file{number}").unlink()
+    lab.take()
 
 
 def grow(lab: Lab, number: int, size: int = 200_000) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 from dataclasses import replace
 
 import pytest
-from archive_fixtures import Lab, lab, write
+from archive_fixtures import Lab, lab
 from checked import check, unreadable
 from clocks import Clocks, clocks
-from pruning import DAY_S, expect_all_readable, forget, packs_in_store, prune
+from pruning import DAY_S, expect_all_readable, forget, packs_in_store, prune, take_two
 
 from coopfs.archive import archive as archive_module
 from coopfs.archive.archive import Archive
@@ -58,13 +57,7 @@ def emptied(archive: Archive, pack: IndexedPack) -> IndexedPack:
 @pytest.fixture
 def bob(lab: Lab) -> Lab:
     """Anna has taken two snapshots, Bob is enrolled and hacked."""
-    rng = random.Random(1)
-    for number in range(20):
-        write(lab.source / f"file{number}", rng.randbytes(100_000))
-    lab.take()
-    for number in range(15):
-        (lab.source / f"file{number}").unlink()
-    lab.take()
+    take_two(lab)
     return lab.second_host()
 
 

@@ -20,6 +20,7 @@ from pruning import (
     key_of,
     packs_in_store,
     prune,
+    take_two,
 )
 
 from coopfs.archive import sightings
@@ -661,13 +662,7 @@ def test_a_newer_version_refuses(taken: Lab) -> None:
 
 
 def test_a_needed_chunk_that_cannot_be_read_keeps_its_pack(lab: Lab, clocks: Clocks) -> None:
-    rng = random.Random(1)
-    for number in range(20):
-        write(lab.source / f"file{number}", rng.randbytes(100_000))
-    lab.take()
-    for number in range(15):
-        (lab.source / f"file{number}").unlink()
-    lab.take()
+    take_two(lab)
     with lab.open() as (archive, store):
         forget(archive)
         (data,) = [pack for pack in archive.index.packs() if not pack.is_meta]
