@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import chain
 
 import pytest
 from format_strategies import entries
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 from test_format_survey import FILE, node_of, usual_entries
 from vectors import samples as s
 
+from coopfs.errors import CoopfsError
 from coopfs.format import encoding
 from coopfs.format.likeness import Surveyor
-from coopfs.format.survey import Survey, survey_block, survey_usual
+from coopfs.format.survey import Survey, survey_tree_node, survey_usual
 from coopfs.format.tree import Entry, Kind, Span, Totals, encode_entry
 from coopfs.ids import ChunkId, TreeId
 
@@ -31,13 +34,11 @@ def surveyed(blocks: Sequence[Sequence[bytes]], surveyor: Surveyor) -> list[tupl
 
 
 def alone(blocks: Sequence[Sequence[bytes]]) -> list[tuple[bytes, Survey]]:
-    return [
-        pair
-        for nodes in blocks
-        for pair in survey_block(
-            KEYS, map(KEYS.tree_id, nodes), map(len, nodes), memoryview(b"".join(nodes))
-        )
-    ]
+    found = []
+    for node in chain.from_iterable(blocks):
+        with suppress(CoopfsError):
+            found.append((bytes(KEYS.tree_id(node)), survey_tree_node(node, "tree")))
+    return found
 
 
 def chunks_of(survey: Survey) -> list[tuple[bytes, int]]:

@@ -13,8 +13,9 @@ from vectors import samples as s
 
 from coopfs.errors import CoopfsError, ObjectCorrupt
 from coopfs.format import encoding
+from coopfs.format.likeness import Surveyor
 from coopfs.format.nodes import decode_tree_node
-from coopfs.format.survey import Survey, survey_block, survey_tree_node, survey_usual
+from coopfs.format.survey import Survey, survey_tree_node, survey_usual
 from coopfs.format.tree import Entry, Kind, Span, Totals, encode_entry
 from coopfs.ids import ChunkId, SpanNodeId, TreeId
 
@@ -233,5 +234,5 @@ def test_a_block_gives_its_sound_tree_nodes_and_passes_over_the_rest() -> None:
     sound, broken, spans = node_of([FILE]), b"\x82\x00\x00\x01\x91\xc0", b"a span node"
     nodes = [sound, broken, spans, sound]
     named = [keys.tree_id(sound), keys.tree_id(broken), keys.span_node_id(spans), bytes(32)]
-    found = survey_block(keys, named, map(len, nodes), memoryview(b"".join(nodes)))
+    found = Surveyor().survey_block(keys, named, map(len, nodes), memoryview(b"".join(nodes)))
     assert [(name, plainly(survey)) for name, survey in found] == [(named[0], by_parsing(sound))]

@@ -18,7 +18,7 @@ from coopfs.format.keys import ArchiveKeys
 from coopfs.format.likeness import Surveyor
 from coopfs.format.pack import PACK_ROLES
 from coopfs.format.sealing import Opener, Section, decode_header
-from coopfs.format.survey import Survey, survey_block
+from coopfs.format.survey import Survey
 from coopfs.ids import ID_LEN
 
 PLACE_LEN: Final = 4 << 20  # bytes; a larger block is not for this process
@@ -30,15 +30,12 @@ Surveys = dict[bytes, Survey]  # by tree id
 class SurveyProcess:
     """The parent's end; one thread uses it."""
 
-    def __init__(self, keys: ArchiveKeys, *, is_comparing: bool = False) -> None:
-        """Start the process (CoopfsError).
-
-        With *is_comparing* a survey may name another one that it is *like*.
-        """
+    def __init__(self, keys: ArchiveKeys) -> None:
+        """Start the process (CoopfsError); a survey may name another one that it is *like*."""
         self._child = Child(__name__, PLACES * PLACE_LEN)
         self._free = list(range(PLACES))
         self._block_nos: dict[int, int] = {}  # place -> block
-        self._child.send([keys.archive_key, is_comparing])
+        self._child.send([keys.archive_key])
 
     def close(self) -> None:
         """End the process."""
@@ -85,10 +82,10 @@ class SurveyProcess:
 class _Surveyor:
     """The process's own work."""
 
-    def __init__(self, keys: ArchiveKeys, shared: memoryview, *, is_comparing: bool) -> None:
+    def __init__(self, keys: ArchiveKeys, shared: memoryview) -> None:
         self._keys = keys
         self._shared = shared
-        self._survey_block = Surveyor().survey_block if is_comparing else survey_block
+        self._surveyor = Surveyor()
 
     def survey(self, place: int, sealed_len: int, facts_len: int, facts: bytes) -> int:
         """Put the surveys of one block where it was; return how many bytes they take."""
@@ -103,7 +100,7 @@ class _Surveyor:
             stored = opener.open(Section.BLOCK, ordinal, sealed)
             plain = memoryview(decompress(codec, stored, plain_len, "block"))
             chunk_ids = [ids[at : at + ID_LEN] for at in range(0, len(ids), ID_LEN)]
-            found = list(self._survey_block(self._keys, chunk_ids, lengths, plain))
+            found = list(self._surveyor.survey_block(self._keys, chunk_ids, lengths, plain))
         except CoopfsError:
             pass  # see the module
         answer = encoding.encode(found)
@@ -119,9 +116,8 @@ def main() -> None:
 
     prepare_bulk_work()
     with child_pipes() as (shared, stream, out, _):
-        archive_key, is_comparing = read_message(stream)
-        keys = ArchiveKeys.derive(archive_key)
-        surveyor = _Surveyor(keys, shared, is_comparing=is_comparing)
+        (archive_key,) = read_message(stream)
+        surveyor = _Surveyor(ArchiveKeys.derive(archive_key), shared)
         while (message := read_message(stream)) is not None:
             write_message(out, [message[0], surveyor.survey(*message)])
 

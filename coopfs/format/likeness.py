@@ -77,7 +77,12 @@ class Surveyor:
         lengths: Iterable[int],
         plain: memoryview,
     ) -> Iterator[tuple[bytes, Survey]]:
-        """Do as ``survey.survey_block``; nodes may be *like* others of blocks before."""
+        """Yield (id, survey) of the tree nodes in a block of metadata; ids are verified.
+
+        They may be *like* others of blocks before.  What is no tree node by its id, or not
+        well-formed, is passed over: whoever needs it reads it by itself and learns what is
+        wrong.
+        """
         nodes = tree_nodes(keys, chunk_ids, lengths, plain)
         drafts = [self._draft(node_id, node) for node_id, node in nodes]
         # All at once: a call for each node costs more than what is new in it.

@@ -17,7 +17,6 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
-from coopfs.errors import CoopfsError
 from coopfs.format import encoding
 from coopfs.format.keys import ArchiveKeys
 from coopfs.format.nodes import decode_node, decode_tree_items
@@ -105,22 +104,6 @@ class Usual(NamedTuple):
     rooted: tuple[int, bytes] | None  # size and root of a span tree
     chunk_ids: bytes  # back to back
     span_lens: Sequence[int]  # bytes
-
-
-def survey_block(
-    keys: ArchiveKeys, chunk_ids: Iterable[bytes], lengths: Iterable[int], plain: memoryview
-) -> Iterator[tuple[bytes, Survey]]:
-    """Yield (id, survey) of the tree nodes in a block of metadata; ids are verified.
-
-    What is no tree node by its id, or not well-formed, is passed over: whoever needs it
-    reads it by itself and learns what is wrong.
-    """
-    for node_id, node in tree_nodes(keys, chunk_ids, lengths, plain):
-        try:
-            survey = survey_tree_node(node, "tree")
-        except CoopfsError:
-            continue
-        yield node_id, survey
 
 
 def tree_nodes(

@@ -48,7 +48,7 @@ class SurveysAhead:
         if meta_len >= LEAST_LEN and not self._was_started:
             self._was_started = True
             with suppress(CoopfsError):  # then this process does it all
-                self._process = SurveyProcess(self._archive.keys, is_comparing=True)
+                self._process = SurveyProcess(self._archive.keys)
                 self._send()
 
     def take_in(self) -> None:
