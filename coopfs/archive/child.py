@@ -96,6 +96,48 @@ class Child:
         self.from_child.close()
 
 
+class PlacedChild(Child):
+    """A child that finds its work in places of the shared mapping, and leaves answers there.
+
+    What is sent begins with the place; what comes back is the place and how many bytes the
+    answer has.  One thread uses it.
+    """
+
+    def __init__(self, module: str, places: int, place_len: int) -> None:
+        """Start ``python -m MODULE`` with *places* of *place_len* bytes.
+
+        Raises:
+            CoopfsError: it cannot be started.
+        """
+        super().__init__(module, places * place_len)
+        self._place_len = place_len
+        self._free = list(range(places))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether :meth:`take_place` may be called."""
+        return bool(self._free) and not self.is_dead
+
+    def take_place(self) -> tuple[int, memoryview]:
+        """Return a free place, to be filled before it is sent."""
+        place = self._free.pop()
+        return place, self._room(place)
+
+    def take_answer(self) -> tuple[int, Any] | None:
+        """Wait for an answer and free its place; None when the process has died."""
+        message = self.receive()
+        if message is None:
+            return None
+        place, length = message
+        answer = encoding.decode(bytes(self._room(place)[:length]), "answer")
+        self._free.append(place)
+        return place, answer
+
+    def _room(self, place: int) -> memoryview:
+        start = place * self._place_len
+        return self.shared[start : start + self._place_len]
+
+
 @contextmanager
 def child_pipes() -> Iterator[tuple[memoryview, BinaryIO, BinaryIO, list[int]]]:
     """The child's own end, to be used by its ``main``: (shared, input, output, arguments).

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from coopfs.archive.child import Child, child_pipes, read_message, write_message
+from coopfs.archive.child import PlacedChild, child_pipes, read_message, write_message
 from coopfs.archive.index_rows import BlockInfo, PackInfo, block_facts
 from coopfs.errors import CoopfsError
 from coopfs.format import encoding
@@ -32,8 +32,7 @@ class SurveyProcess:
 
     def __init__(self, keys: ArchiveKeys) -> None:
         """Start the process (CoopfsError); a survey may name another one that it is *like*."""
-        self._child = Child(__name__, PLACES * PLACE_LEN)
-        self._free = list(range(PLACES))
+        self._child = PlacedChild(__name__, PLACES, PLACE_LEN)
         self._block_nos: dict[int, int] = {}  # place -> block
         self._child.send([keys.archive_key])
 
@@ -44,7 +43,7 @@ class SurveyProcess:
     @property
     def has_room(self) -> bool:
         """Whether :meth:`send` may be called."""
-        return bool(self._free) and not self._child.is_dead
+        return self._child.has_room
 
     @property
     def has_news(self) -> bool:
@@ -53,28 +52,24 @@ class SurveyProcess:
 
     def send(self, info: BlockInfo, pack: PackInfo, sealed: bytes | memoryview) -> None:
         """Have one block surveyed; it must fit into a place."""
-        place = self._free.pop()
+        place, room = self._child.take_place()
         self._block_nos[place] = info.block_no
-        start = place * PLACE_LEN
-        end = start + len(sealed)
-        self._child.shared[start:end] = sealed
+        end = len(sealed)
+        room[:end] = sealed
         facts = encoding.encode(block_facts(info, pack))
-        if len(sealed) + len(facts) <= PLACE_LEN:
+        if end + len(facts) <= PLACE_LEN:
             # Not into the pipe: while the process starts it would soon be full.
-            self._child.shared[end : end + len(facts)] = facts
-            self._child.send([place, len(sealed), len(facts), b""])
+            room[end : end + len(facts)] = facts
+            self._child.send([place, end, len(facts), b""])
         else:
-            self._child.send([place, len(sealed), 0, facts])
+            self._child.send([place, end, 0, facts])
 
     def receive(self) -> tuple[int, Surveys] | None:
         """Wait for a block: its number, what is in it.  None: the process has died."""
-        message = self._child.receive()
-        if message is None:
+        answer = self._child.take_answer()
+        if answer is None:
             return None
-        place, length = message
-        start = place * PLACE_LEN
-        found = encoding.decode(bytes(self._child.shared[start : start + length]), "surveys")
-        self._free.append(place)
+        place, found = answer
         surveys = {tree_id: Survey(*fields) for tree_id, fields in found}
         return self._block_nos.pop(place), surveys
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final
 
-from coopfs.archive.child import Child, child_pipes, read_message, write_message
+from coopfs.archive.child import PlacedChild, child_pipes, read_message, write_message
 from coopfs.errors import CoopfsError
 from coopfs.format import encoding
 from coopfs.format.keys import ArchiveKeys
@@ -98,8 +98,7 @@ class _PackProcess:
 
     def __init__(self, keys: ArchiveKeys) -> None:
         """Start the process (CoopfsError)."""
-        self._child = Child(__name__, PLACES * PLACE_LEN)
-        self._free = list(range(PLACES))
+        self._child = PlacedChild(__name__, PLACES, PLACE_LEN)
         self._sent: dict[int, PackFacts] = {}  # by place
         self._child.send([keys.archive_key])
 
@@ -120,14 +119,13 @@ class _PackProcess:
     @property
     def has_room(self) -> bool:
         """Whether :meth:`send` may be called."""
-        return bool(self._free) and not self._child.is_dead
+        return self._child.has_room
 
     def send(self, facts: PackFacts, data: bytes) -> None:
         """Have a pack verified; it must fit into a place."""
-        place = self._free.pop()
+        place, room = self._child.take_place()
         self._sent[place] = facts
-        start = place * PLACE_LEN
-        self._child.shared[start : start + len(data)] = data
+        room[: len(data)] = data
         fields = [facts.pack_id, facts.size, facts.object_id, facts.digest]
         self._child.send([place, len(data), *fields, facts.block_count, facts.chunk_count])
 
@@ -142,14 +140,10 @@ class _PackProcess:
             yield report
 
     def _receive(self) -> PackReport | None:
-        message = self._child.receive()
-        if message is None:
+        answer = self._child.take_answer()
+        if answer is None:
             return None
-        place, length = message
-        start = place * PLACE_LEN
-        answer = encoding.decode(bytes(self._child.shared[start : start + length]), "report")
-        read_len, problems, is_suspect, lost = answer
-        self._free.append(place)
+        place, (read_len, problems, is_suspect, lost) = answer
         pairs = [(chunk_id, chunk_len) for chunk_id, chunk_len in lost]
         return PackReport(self._sent.pop(place), read_len, problems, is_suspect, pairs)
 
