@@ -52,25 +52,34 @@ class VsftpdServer(Server):
 
 
 _PYFTPDLIB = """
-import sys
+import io, sys, time
+from pathlib import Path
 from pyftpdlib.authorizers import DummyAuthorizer
 from pyftpdlib.filesystems import AbstractedFS
-from pyftpdlib.handlers import FTPHandler, ThrottledDTPHandler
+from pyftpdlib.handlers import FTPHandler
 from pyftpdlib.servers import FTPServer
-port, password, rights, limit = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-class Unbuffered(AbstractedFS):
-    # What is left in a buffer when the disk is full fails once more when the file is
-    # closed; pyftpdlib then forgets to answer.
+port, password, rights, hold = int(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4])
+class File(io.FileIO):
+    # Without a buffer: what is left in one when the disk is full fails once more when the
+    # file is closed; pyftpdlib then forgets to answer.
+    def write(self, data):
+        return self._held(super().write(data))
+    def read(self, size=-1):
+        return self._held(super().read(size))
+    def _held(self, moved):
+        while moved and hold.exists():
+            hold.write_text("held")
+            time.sleep(0.01)
+        return moved
+class Files(AbstractedFS):
     def open(self, filename, mode):
-        return open(filename, mode, buffering=0 if "b" in mode else -1)
+        return File(filename, mode) if "b" in mode else open(filename, mode)
 authorizer = DummyAuthorizer()
 authorizer.add_user("anna", password, "/", perm=rights)
 FTPHandler.authorizer = authorizer
-FTPHandler.abstracted_fs = Unbuffered
+FTPHandler.abstracted_fs = Files
 FTPHandler.auth_failed_timeout = 0.1
-if limit:
-    ThrottledDTPHandler.read_limit = ThrottledDTPHandler.write_limit = limit
-    FTPHandler.dtp_handler = ThrottledDTPHandler
+FTPHandler.use_sendfile = False
 FTPServer(("127.0.0.1", port), FTPHandler).serve_forever()
 """
 
@@ -78,13 +87,14 @@ FTPServer(("127.0.0.1", port), FTPHandler).serve_forever()
 class PyftpdlibServer(Server):
     """pyftpdlib without TLS, for the user anna.
 
-    *rights* are pyftpdlib's letters, *limit* the bytes a second it moves (0: any).
+    *rights* are pyftpdlib's letters. While the file *hold* exists, a transfer stops after its
+    first bytes, which is then written into that file.
     """
 
-    def __init__(self, rights: str = "elradfmwMT", limit: int = 0) -> None:
+    def __init__(self, rights: str = "elradfmwMT", hold: Path = Path("/nonexistent")) -> None:
         pytest.importorskip("pyftpdlib", reason="PLAIN FTP IS NOT TESTED", exc_type=ImportError)
         self.port = free_port()
-        arguments = [self.port, PASSWORD, rights, limit]
+        arguments = [self.port, PASSWORD, rights, hold]
         super().__init__(
             [sys.executable, "-W", "ignore", "-c", _PYFTPDLIB, *map(str, arguments)],
             lambda: accepts(self.port),

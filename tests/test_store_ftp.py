@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ftpservers import ControlLine, FtpWords, PyftpdlibServer, VsftpdServer
@@ -185,32 +186,29 @@ def test_an_upload_of_which_any_answer_was_lost_is_done(
         assert others_in(root) == set()
 
 
-def test_a_server_killed_during_an_upload_and_a_read(root: Path) -> None:
+def test_a_server_killed_during_an_upload_and_a_read(root: Path, tmp_path: Path) -> None:
     make_local(root)
     data = some_bytes(4 << 20)
+    hold = tmp_path / "hold"
 
-    def kill_and_start(is_begun: Callable[[], object]) -> None:
-        wait_until(is_begun, "the transfer to begin")
+    def in_which_the_server_dies(transfer: Callable[[], Any]) -> Any:
+        hold.touch()
+        done = pool.submit(transfer)
+        wait_until(hold.read_text, "the transfer to begin")
+        assert not done.done()
         server.kill()
+        hold.unlink()
         server.start()
+        return done.result(timeout=60)
 
     with (
-        PyftpdlibServer(limit=2 << 20) as server,
+        PyftpdlibServer(hold=hold) as server,
         ftp_store(server.address(root)) as store,
         ThreadPoolExecutor(1) as pool,
     ):
-        putting = pool.submit(put_new, store, data)
-
-        def has_begun() -> object:
-            assert not putting.done(), putting.result()  # which raises, if it has failed
-            return [path for path in root.rglob(".tmp-*") if path.stat().st_size]
-
-        kill_and_start(has_begun)
-        name = putting.result(timeout=60)
+        name = in_which_the_server_dies(lambda: put_new(store, data))
         assert object_path(root, Kind.DATA, name).read_bytes() == data
-        reading = pool.submit(store.get, Kind.DATA, name)
-        kill_and_start(reading.running)
-        assert reading.result(timeout=60) == data
+        assert in_which_the_server_dies(lambda: store.get(Kind.DATA, name)) == data
         put_new(store, b"next")
     assert others_in(root) == set()
 
