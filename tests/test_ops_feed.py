@@ -7,13 +7,15 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from checked import names, opened
 from hosts import Host
 
 from coopfs.archive.archive import Archive
-from coopfs.archive.decoder_process import DecoderProcess
+from coopfs.archive.child import SharedMemory
+from coopfs.archive.decoder_process import DecoderProcess, InMemory, InPack, Part
 from coopfs.archive.index_rows import BlockInfo
 from coopfs.archive.select import entry_at
 from coopfs.errors import ChunkCorrupt, ChunkMissing, DataError, StoreUnavailable
@@ -249,28 +251,44 @@ def test_slots_are_given_back_and_the_latest_blocks_stay_in_them(
         assert store.requests["get", Kind.DATA] == before
         assert feed._slots is not None
         assert not feed._slots._unsent
-        assert (
-            len(feed._slots._free_inlets) == slots_module.INLETS_LEN // process_of(feed).block_max
-        )
+        inlets = slots_module.INLETS_LEN // feed._slots._block_max
+        assert len(feed._slots._free_inlets) == inlets
         assert set(feed._slots._used) == {held.slot for held in feed._slots._idle.values()}
 
 
-def test_no_content_passes_that_is_not_what_its_id_says(archive: Archive, host: Host) -> None:
+def test_no_content_passes_that_is_not_what_its_id_says(
+    archive: Archive, host: Host, tmp_path: Path
+) -> None:
     entry = entry_of(archive, host, "other")
     span = next(iter(archive.iter_spans(entry)))
     assert span.chunk_id is not None
     info = archive.index.block(archive.index.first_location(span.chunk_id).block_no)
     lie = replace(info, chunk_ids=(ChunkId(b"\1" * 32), *info.chunk_ids[1:]))
     _, pack, sealed = next(archive.blocks.fetch_sealed([info.block_no]))
-    process = DecoderProcess(archive.keys, 2 << 20, 3, 3)
+    length, room = len(sealed), 4 << 20
+    whole, hurt = InMemory(0, length), InMemory(room, length)
+    (tmp_path / "pack").write_bytes(bytes(7) + sealed)
+    in_pack = InPack(str(tmp_path / "pack"), 7, length)
+    truncated = InPack(str(tmp_path / "pack"), 8, length)
+    absent = InPack(str(tmp_path / "absent"), 7, length)
+    with SharedMemory(4 * room) as memory:
+        process = DecoderProcess(archive.keys, memory)
     try:
-        process.send(2, 0, info, pack, sealed)
-        process.send(0, 1, lie, pack, sealed)
-        process.send(1, 2, info, pack, bytes(sealed)[:-1] + bytes([sealed[-1] ^ 1]))
+        memory.view[:length] = sealed
+        memory.view[room : room + length] = sealed
+        memory.view[room + length - 1] ^= 1
+        asked = [(whole, info), (whole, lie), (hurt, info), (in_pack, info), (in_pack, lie)]
+        for job, (source, block) in enumerate([*asked, (truncated, info), (absent, info)]):
+            process.send(job, source, block, pack, [Part(0, 2 * room, info.plain_len)])
+        process.send(7, in_pack, info, pack, [Part(9, 3 * room, 5), Part(1, 3 * room + 5, 2)])
         deadline = time.monotonic() + 60
         while not process.is_ready:
             assert time.monotonic() < deadline
-        answers = [process.receive() for _ in range(3)]
+        answers = [process.receive() for _ in range(8)]
     finally:
         process.close()
-    assert answers == [(0, frozenset()), (1, frozenset({0})), (2, None)]
+    good, bad = frozenset[int](), frozenset({0})
+    found = [good, bad, None, good, bad, None, None, good]
+    assert answers == list(enumerate(found))
+    plain = archive.blocks.load(info.block_no).data
+    assert memory.view[3 * room : 3 * room + 7] == plain[9:14] + plain[1:3]

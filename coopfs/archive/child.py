@@ -1,7 +1,7 @@
 """A process of our own beside this one: started, spoken to through pipes, shared memory.
 
 Work that must not compete for Python's global lock runs in such a child.  It gets
-what it needs through its standard input, touches neither store nor disk, and ends when
+what it needs through its standard input, writes to neither store nor disk, and ends when
 that pipe does; bulk data lies in one shared mapping.
 """
 
@@ -22,55 +22,87 @@ from coopfs.errors import CoopfsError
 from coopfs.format import encoding
 
 _LENGTH: Final = struct.Struct(">I")
+_READ_LEN: Final = 1 << 16  # bytes; what a pipe holds
+
+
+class SharedMemory:
+    """A mapping that children have too; a context in which these are started.
+
+    Touched pages only cost memory; the rest of it is address space.
+    """
+
+    def __init__(self, length: int) -> None:
+        """Make *length* bytes, all zero.
+
+        Raises:
+            CoopfsError: there is no room for them.
+        """
+        try:
+            self.fd = os.memfd_create("coopfs")
+            os.ftruncate(self.fd, length)
+            self.view = memoryview(mmap.mmap(self.fd, length))
+        except OSError as exc:
+            raise CoopfsError(f"no memory to be shared: {exc.strerror}") from exc
+
+    def __enter__(self) -> SharedMemory:
+        """Return it."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close the descriptor, which only a child that starts needs; the mapping stays."""
+        os.close(self.fd)
 
 
 class Child:
     """The parent's end: the process, its two pipes, and the mapping."""
 
-    def __init__(self, module: str, shared_len: int, *args: int) -> None:
-        """Start ``python -m MODULE FD SHARED_LEN ARGS``.
-
-        Touched pages only cost memory; the rest of the mapping is address space.
+    def __init__(self, module: str, memory: SharedMemory, *args: int) -> None:
+        """Start ``python -m MODULE FD LENGTH ARGS`` with *memory* to be shared.
 
         Raises:
             CoopfsError: it cannot be started.
         """
+        numbers = (memory.fd, len(memory.view), *args)
         try:
-            fd = os.memfd_create("coopfs")
-            try:
-                os.ftruncate(fd, shared_len)
-                self.shared = memoryview(mmap.mmap(fd, shared_len))
-                process = subprocess.Popen(
-                    # -P: whatever lies in the current folder is not to be imported.
-                    [sys.executable, "-P", "-m", module, *map(str, (fd, shared_len, *args))],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    pass_fds=(fd,),
-                    env={
-                        **os.environ,
-                        "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path)),
-                    },
-                    # Ctrl-C is the parent's to handle.  Not another session: the scheduler
-                    # would weigh that one by itself (sched(7), autogroup), and nice() be void.
-                    process_group=0,
-                )
-            finally:
-                os.close(fd)
+            process = subprocess.Popen(
+                # -P: whatever lies in the current folder is not to be imported.
+                [sys.executable, "-P", "-m", module, *map(str, numbers)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=(memory.fd,),
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path)),
+                },
+                # Ctrl-C is the parent's to handle.  Not another session: the scheduler
+                # would weigh that one by itself (sched(7), autogroup), and nice() be void.
+                process_group=0,
+            )
         except OSError as exc:
             raise CoopfsError(f"a helping process cannot be started: {exc.strerror}") from exc
         if process.stdin is None or process.stdout is None:
             raise AssertionError("both were asked for")
         self.process = process
+        self.shared = memory.view
         self.is_dead = False  # or to be taken for it: nothing more is read from it
         self.to_child: BinaryIO = process.stdin  # type: ignore[assignment]  # IO[bytes]
-        self.from_child: BinaryIO = process.stdout  # type: ignore[assignment]  # IO[bytes]
+        self.answers_fd = process.stdout.fileno()  # readable: has_news
+        self._received = bytearray()  # of what has come, not taken yet
         self._poll = select.poll()
-        self._poll.register(self.from_child, select.POLLIN)
+        self._poll.register(self.answers_fd, select.POLLIN)
 
     @property
     def has_news(self) -> bool:
         """Whether :meth:`receive` would return at once."""
-        return bool(self.is_dead or self._poll.poll(0))
+        return bool(self.is_dead or self._whole_len() or self._poll.poll(0))
+
+    def _whole_len(self) -> int:
+        """Return the bytes of the first message that has come whole; 0: none has."""
+        head = self._received[: _LENGTH.size]
+        if len(head) < _LENGTH.size:
+            return 0
+        length: int = _LENGTH.size + _LENGTH.unpack(head)[0]
+        return length if len(self._received) >= length else 0
 
     def send(self, message: list[Any]) -> None:
         """Send a message; where that fails, :meth:`receive` says so.  One thread at a time."""
@@ -79,12 +111,20 @@ class Child:
 
     def receive(self) -> Any:
         """Wait for the next message; None when the process has died."""
-        message = None
-        if not self.is_dead:
-            with suppress(OSError, CoopfsError):
-                message = read_message(self.from_child)
-        self.is_dead = message is None
-        return message
+        while not self.is_dead:
+            if length := self._whole_len():
+                payload = bytes(self._received[_LENGTH.size : length])
+                del self._received[:length]
+                with suppress(CoopfsError):
+                    return encoding.decode(payload, "message")
+                self.is_dead = True
+                break
+            some = b""
+            with suppress(OSError):
+                some = os.read(self.answers_fd, _READ_LEN)
+            self._received += some
+            self.is_dead = not some
+        return None
 
     def close(self) -> None:
         """End the process at once; what it has not finished is dropped."""
@@ -93,7 +133,8 @@ class Child:
             self.to_child.close()
         self.process.kill()
         self.process.wait()
-        self.from_child.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 class PlacedChild(Child):
@@ -109,7 +150,8 @@ class PlacedChild(Child):
         Raises:
             CoopfsError: it cannot be started.
         """
-        super().__init__(module, places * place_len)
+        with SharedMemory(places * place_len) as memory:
+            super().__init__(module, memory)
         self._place_len = place_len
         self._free = list(range(places))
 

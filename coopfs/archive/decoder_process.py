@@ -3,55 +3,80 @@
 A restore makes four system calls a file, each of which lets go of Python's global
 lock and has to win it back from the threads that decode: on two cores a source tree
 took 6.0 s that way, of which 3 s were the kernel's, putting threads to sleep and waking
-them.  The thread that writes the files needs 2.9 s alone.
+them.  The thread that writes the files needs 2.9 s alone.  A mount that reads a large
+file in order left a third of both cores idle for the same reason.
 
-Sealed blocks go in through inlets and plain ones come out in slots, both of shared
-memory; who uses which is the parent's to know.
+A sealed block is read from its pack where that is a file of this machine; else it comes
+through the shared memory, where the parts of the plain one are put in any case.  Who uses
+which bytes of that is the parent's to know.
 """
 
 from __future__ import annotations
 
+import os
 import threading
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from coopfs.archive.child import Child, child_pipes, read_message, write_message
+from coopfs.archive.child import Child, SharedMemory, child_pipes, read_message, write_message
 from coopfs.archive.index_rows import BlockInfo, PackInfo, block_facts
-from coopfs.errors import CoopfsError
-from coopfs.format.codec import decompress
+from coopfs.errors import CoopfsError, ObjectCorrupt
+from coopfs.format.codec import Codec, decompress
 from coopfs.format.keys import ArchiveKeys
 from coopfs.format.pack import PACK_ROLES
 from coopfs.format.sealing import TAG_LEN, Opener, Section, decode_header
 from coopfs.ids import ID_LEN
 
-_PAGE: Final = 4096
-# Messages out: ready, [slot, offsets of chunks whose id does not match], [slot, None]: not opened
+# Messages out: ready, [job, offsets of chunks whose id does not match], [job, None]: not opened
 _READY: Final = -1
 OPENERS_KEPT: Final = 256
+PACKS_KEPT: Final = 8  # open files; neighbouring blocks mostly lie in the same one
 # Of a block with more than this nothing is used.  Answers must fit into the pipe even when
 # nobody reads them (64 KiB, pipe(7)): who should may be waiting for the pipe to the child.
 BAD_MAX: Final = 100
 
 
+class InPack(NamedTuple):
+    """A sealed block in a file of this machine."""
+
+    path: str
+    offset: int  # bytes
+    length: int  # bytes
+
+
+class InMemory(NamedTuple):
+    """A sealed block in the shared memory."""
+
+    start: int
+    length: int  # bytes
+
+
+class Part(NamedTuple):
+    """Bytes of a plain block, and where they are to be put."""
+
+    offset: int  # bytes into the block
+    start: int  # in the shared memory
+    length: int  # bytes
+
+
 class Decoded(NamedTuple):
     """What became of one block."""
 
-    slot: int
+    job: int
     bad: frozenset[int] | None  # offsets of chunks that are not what their ids say; None: any
 
 
 class DecoderProcess:
     """The parent's end.  One thread receives; any may send."""
 
-    def __init__(self, keys: ArchiveKeys, block_max: int, inlets: int, slots: int) -> None:
-        """Start the process with room for so many blocks of at most *block_max* bytes.
+    def __init__(self, keys: ArchiveKeys, memory: SharedMemory) -> None:
+        """Start the process.
 
         Raises:
             CoopfsError: it cannot be started.
         """
-        self.block_max = block_max
-        self._room = -(-(block_max + TAG_LEN) // _PAGE) * _PAGE
-        self._slots_start = inlets * self._room
-        self._child = Child(__name__, (inlets + slots) * self._room)
+        self._child = Child(__name__, memory)
         self._lock = threading.Lock()
         self._is_ready = False
         self._child.send([keys.archive_key])
@@ -77,19 +102,21 @@ class DecoderProcess:
         """Whether :meth:`receive` would return at once."""
         return self._child.has_news
 
-    def plain(self, slot: int) -> memoryview:
-        """Return the slot; the block is at its start."""
-        start = self._slots_start + slot * self._room
-        return self._child.shared[start : start + self._room]
+    @property
+    def answers_fd(self) -> int:
+        """What is readable when there is news."""
+        return self._child.answers_fd
 
     def send(
-        self, inlet: int, slot: int, info: BlockInfo, pack: PackInfo, sealed: bytes | memoryview
+        self,
+        job: int,
+        source: InPack | InMemory,
+        info: BlockInfo,
+        pack: PackInfo,
+        parts: Sequence[Part],
     ) -> None:
-        """Have one block decoded into *slot*; :meth:`receive` says when it is done."""
-        start = inlet * self._room
-        self._child.shared[start : start + len(sealed)] = sealed
-        plain_start = self._slots_start + slot * self._room
-        message = [slot, start, len(sealed), plain_start, *block_facts(info, pack)]
+        """Have *parts* of one block put in place; :meth:`receive` says when it is done."""
+        message = [job, list(source), [list(part) for part in parts], *block_facts(info, pack)]
         with self._lock:
             self._child.send(message)
 
@@ -98,8 +125,8 @@ class DecoderProcess:
         message = self._child.receive()
         if message is None:
             return None
-        slot, bad = message
-        return Decoded(slot, None if bad is None else frozenset(bad))
+        job, bad = message
+        return Decoded(job, None if bad is None else frozenset(bad))
 
 
 class _Decoder:
@@ -109,12 +136,14 @@ class _Decoder:
         self._keys = keys
         self._shared = shared
         self._openers: dict[bytes, Opener] = {}
+        self._packs: OrderedDict[str, int] = OrderedDict()  # descriptors by path
+        self._sealed = bytearray()
+        self._stored = bytearray()
 
     def decode(
         self,
-        sealed_start: int,
-        sealed_len: int,
-        plain_start: int,
+        source: list[str | int],
+        parts: list[list[int]],
         header: bytes,
         ordinal: int,
         codec: int,
@@ -123,23 +152,57 @@ class _Decoder:
         lengths: list[int],
     ) -> list[int] | None:
         """Decode one block; return offsets of bad chunks, or None when it is of no use."""
-        sealed = self._shared[sealed_start : sealed_start + sealed_len]
+        shared = self._shared
         try:
-            stored = self._opener(header).open(Section.BLOCK, ordinal, sealed)
-            plain = decompress(codec, stored, plain_len, "block")
-        except CoopfsError:
+            sealed = self._fetch(*source)
+            stored = self._room(codec, parts, plain_len, len(sealed) - TAG_LEN)
+            self._opener(header).open_into(stored, Section.BLOCK, ordinal, sealed)
+            plain = memoryview(decompress(codec, stored, plain_len, "block"))
+        except (CoopfsError, OSError):
             return None  # whoever asked tries again, and then says what is wrong
-        self._shared[plain_start : plain_start + plain_len] = plain
-        view = memoryview(plain)
         chunk_id = self._keys.chunk_id
         bad = []
         offset = 0
         for place, length in enumerate(lengths):
             expected = ids[place * ID_LEN : place * ID_LEN + ID_LEN]
-            if chunk_id(view[offset : offset + length]) != expected:
+            if chunk_id(plain[offset : offset + length]) != expected:
                 bad.append(offset)
             offset += length
+        if not _is_in_place(codec, parts, plain_len):
+            for start, target, length in parts:
+                shared[target : target + length] = plain[start : start + length]
         return bad if len(bad) <= BAD_MAX else None
+
+    def _fetch(self, *source: str | int) -> memoryview:
+        """Return the sealed block; raises OSError, ObjectCorrupt."""
+        place = source[-2:]
+        start, length = int(place[0]), int(place[1])
+        if len(source) < len(InPack._fields):
+            return self._shared[start : start + length]
+        if len(self._sealed) < length:
+            self._sealed = bytearray(length)
+        sealed = memoryview(self._sealed)[:length]
+        if os.preadv(self._pack(str(source[0])), [sealed], start) != length:
+            raise ObjectCorrupt(f"{source[0]}: is truncated")
+        return sealed
+
+    def _pack(self, path: str) -> int:
+        fd = self._packs.pop(path, None)
+        if fd is None:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if len(self._packs) >= PACKS_KEPT:
+                os.close(self._packs.popitem(last=False)[1])
+        self._packs[path] = fd
+        return fd
+
+    def _room(self, codec: int, parts: list[list[int]], plain_len: int, length: int) -> memoryview:
+        """Return where to decrypt *length* bytes to: the block's own place if it has one."""
+        if _is_in_place(codec, parts, plain_len) and length == plain_len:
+            start = parts[0][1]
+            return self._shared[start : start + length]
+        if len(self._stored) < length:
+            self._stored = bytearray(length)
+        return memoryview(self._stored)[: max(length, 0)]
 
     def _opener(self, header: bytes) -> Opener:
         opener = self._openers.get(header)
@@ -149,6 +212,11 @@ class _Decoder:
             opener = Opener(self._keys, decode_header(header, "pack", PACK_ROLES), "pack")
             self._openers[header] = opener
         return opener
+
+
+def _is_in_place(codec: int, parts: list[list[int]], plain_len: int) -> bool:
+    """Tell whether what is decrypted is the plain block, wanted whole and in one piece."""
+    return codec == Codec.RAW and len(parts) == 1 and parts[0][2] == plain_len
 
 
 def main() -> None:
@@ -161,8 +229,8 @@ def main() -> None:
         decoder = _Decoder(ArchiveKeys.derive(archive_key), shared)
         write_message(out, [_READY])
         while (message := read_message(stream)) is not None:
-            slot, *block = message
-            write_message(out, [slot, decoder.decode(*block)])
+            job, *block = message
+            write_message(out, [job, decoder.decode(*block)])
 
 
 if __name__ == "__main__":

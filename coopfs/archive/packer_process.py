@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, Final
 
-from coopfs.archive.child import Child, child_pipes, read_message, write_message
+from coopfs.archive.child import Child, SharedMemory, child_pipes, read_message, write_message
 from coopfs.archive.effort import Effort
 from coopfs.archive.packer import COMPRESS_THREADS, Chunks, FinishedPack, Packer, Piece
 from coopfs.errors import CoopfsError
@@ -91,7 +91,8 @@ class PackerProcess:
         self._free = deque(range(BLOCK_SLOTS))
         self._on_pack = on_pack
         self._send_lock = threading.Lock()
-        self._child = Child(__name__, layout.size, block_max)
+        with SharedMemory(layout.size) as memory:
+            self._child = Child(__name__, memory, block_max)
         self._shared = self._child.shared
         self._send([_KEYS, keys.archive_key, signer.seed, effort.word, effort.is_near])
 
@@ -128,7 +129,7 @@ class PackerProcess:
                 raise self._death() from exc
 
     def _receive(self) -> int:
-        message = read_message(self._child.from_child)
+        message = self._child.receive()
         if message is None:
             raise self._death()
         kind = message[0]

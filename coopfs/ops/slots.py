@@ -15,12 +15,15 @@ from typing import Final
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.blocks import Block
-from coopfs.archive.decoder_process import DecoderProcess
+from coopfs.archive.child import SharedMemory
+from coopfs.archive.decoder_process import DecoderProcess, InMemory, Part
 from coopfs.errors import CoopfsError
+from coopfs.format.sealing import TAG_LEN
 
 SLOTS_LEN: Final = 40 << 20  # bytes of plain blocks kept
 INLETS_LEN: Final = 20 << 20  # bytes of sealed blocks on their way
 SLOTS_LEAST: Final = 4  # of either
+_PAGE: Final = 4096
 
 
 class Held:
@@ -54,16 +57,23 @@ class Slots:
         config = archive.config
         # A block is closed once it is full; the last chunk may reach beyond that.
         block_max = config.block_len + max(config.block_len >> 3, config.chunker.max_len)
+        self._block_max = block_max
+        self._room = -(-(block_max + TAG_LEN) // _PAGE) * _PAGE
         slots = max(SLOTS_LEAST, SLOTS_LEN // block_max)
         inlets = max(SLOTS_LEAST, INLETS_LEN // block_max)
+        self._inlets_start = slots * self._room
         self._free = list(range(slots))
         self._free_inlets = list(range(inlets))
         self._used: dict[int, Held] = {}  # by slot
         self._idle: OrderedDict[int, Held] = OrderedDict()  # by block; decoded, nobody waits
         self._unsent: set[int] = set()  # slots whose block could not be fetched
         self._unsent_lock = threading.Lock()
-        with suppress(CoopfsError):  # then the caller's threads decode
-            self._process = DecoderProcess(archive.keys, block_max, inlets, slots)
+        with (
+            suppress(CoopfsError),  # then the caller's threads decode
+            SharedMemory((slots + inlets) * self._room) as memory,
+        ):
+            self._shared = memory.view
+            self._process = DecoderProcess(archive.keys, memory)
 
     def close(self) -> None:
         """End the process."""
@@ -78,7 +88,7 @@ class Slots:
         index = self._archive.index
         for held in run:
             info = index.block(held.block_no)
-            if max(info.plain_len, info.sealed_len) > process.block_max:
+            if max(info.plain_len, info.sealed_len) > self._block_max:
                 return False
             if index.pack(info.pack_no).is_meta:
                 return False  # no file content: not what this process verifies
@@ -106,7 +116,11 @@ class Slots:
             if process is not None:
                 fetched = self._archive.blocks.fetch_sealed([held.block_no for held in run])
                 for info, pack, sealed in fetched:
-                    process.send(*places[0], info, pack, sealed)
+                    inlet, slot = places[0]
+                    start = self._inlets_start + inlet * self._room
+                    self._shared[start : start + len(sealed)] = sealed
+                    plain = Part(0, slot * self._room, info.plain_len)
+                    process.send(slot, InMemory(start, len(sealed)), info, pack, [plain])
                     del places[0]
         finally:
             with self._unsent_lock:
@@ -123,11 +137,12 @@ class Slots:
         decoded = process.receive()
         if decoded is None:
             return False
-        done = self._used[decoded.slot]
+        done = self._used[decoded.job]
         done.is_done = True
         self._free_inlet(done)
         if decoded.bad is not None:
-            done.data, done.bad = process.plain(decoded.slot)[: done.plain_len], decoded.bad
+            start = decoded.job * self._room
+            done.data, done.bad = self._shared[start : start + done.plain_len], decoded.bad
         if not done.takers:
             self.leave(done)
         return True
