@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -165,6 +168,55 @@ def test_mount_by_type_works_as_in_fstab(host: Host, mountpoint: Path, tmp_path:
     assert os.statvfs(mountpoint).f_flag & os.ST_NOEXEC
     assert (mountpoint / "by-host/anna").is_dir()
     subprocess.run(["umount", str(mountpoint)], check=True, timeout=DEADLINE_S)
+
+
+# --- processes that decode ------------------------------------------------------------
+
+
+def test_processes_that_decode_a_large_file_end_with_the_mount(
+    tmp_path: Path,
+) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core: NO PROCESSES DECODE FOR A MOUNT HERE")
+    (tmp_path / "source").mkdir()
+    content = random.Random(1).randbytes(96 << 20)
+    (tmp_path / "source" / "large").write_bytes(content)
+    host = Host(tmp_path)
+    host.init(tmp_path / "store")
+    host.ok("snapshot", tmp_path / "source", "--series", "s")
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with mounted(host, tmp_path / "mnt") as mount:
+            (large,) = (mount.path / "by-host/anna/s/latest").rglob("large")
+            children: set[str] = set()
+            with large.open("rb") as file:
+                for start in range(0, len(content), 1 << 20):
+                    assert file.read(1 << 20) == content[start : start + (1 << 20)]
+                    if start == 4 << 20:
+                        wait_until(partial(_children, mount.process.pid), "processes")
+                        time.sleep(1)  # for their start
+                    children.update(_children(mount.process.pid))
+            status = (mount.path / ".coopfs/status").read_text()
+            assert children
+            assert "\nblocks decoded by processes: 0\n" not in status
+            assert "\nblocks decoded by processes: " in status
+            if os.geteuid() == 0:
+                device = mounted_at(str(mount.path))
+                assert device is not None
+                ahead = Path(f"/sys/class/bdi/{device.device}/read_ahead_kb")
+                assert ahead.read_text() == "4096\n"
+            mount.process.send_signal(number)
+            mount.process.wait(DEADLINE_S)
+            for pid in children:
+                wait_until(partial(_has_ended, pid), "a process of the mount to end")
+
+
+def _children(pid: int) -> set[str]:
+    listings = Path(f"/proc/{pid}/task").glob("*/children")
+    return {child for listing in listings for child in listing.read_text().split()}
+
+
+def _has_ended(pid: str) -> bool:
+    return "decoder_process" not in _command_line(pid)
 
 
 # --- what stands in the way -----------------------------------------------------------

@@ -12,7 +12,7 @@ from vectors import samples as s
 from coopfs.errors import DataError, FormatUnsupported, ObjectCorrupt, SignatureInvalid
 from coopfs.format import pack as p
 from coopfs.format.codec import Codec, Compressor
-from coopfs.format.keys import SIGN_PACK, Role
+from coopfs.format.keys import PACK_ROLES, SIGN_PACK, Role
 from coopfs.format.sealing import HEADER_LEN, TAG_LEN, Opener, Sealer, Section, padded_len
 
 PACK = s.data_pack()
@@ -40,7 +40,7 @@ blocks = st.lists(st.lists(chunks, min_size=1, max_size=5), max_size=6)
 
 
 @settings(max_examples=50)
-@given(blocks, st.binary(min_size=32, max_size=32), st.sampled_from(p.PACK_ROLES))
+@given(blocks, st.binary(min_size=32, max_size=32), st.sampled_from(PACK_ROLES))
 def test_what_is_packed_comes_back(content: list[list[bytes]], random: bytes, role: Role) -> None:
     drafts = []
     for block in content:

@@ -14,8 +14,8 @@ from vectors import samples as s
 from coopfs import errors
 from coopfs.format import config, index, nodes, records, snapshot
 from coopfs.format.body import open_body, verify_body
-from coopfs.format.keys import Role
-from coopfs.format.pack import PACK_ROLES, decode_directory, open_block, parse_pack
+from coopfs.format.keys import PACK_ROLES, Role
+from coopfs.format.pack import decode_directory, open_block, parse_pack
 from coopfs.format.sealing import decode_header
 from coopfs.format.wrapping import KeyPurpose, Secrets, decode_key_file, unwrap
 

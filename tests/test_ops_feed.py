@@ -16,7 +16,7 @@ from hosts import Host
 from coopfs.archive.archive import Archive
 from coopfs.archive.child import SharedMemory
 from coopfs.archive.decoder_process import DecoderProcess, InMemory, InPack, Part
-from coopfs.archive.index_rows import BlockInfo
+from coopfs.archive.index_rows import BlockInfo, block_facts
 from coopfs.archive.select import entry_at
 from coopfs.errors import ChunkCorrupt, ChunkMissing, DataError, StoreUnavailable
 from coopfs.format.tree import Entry
@@ -279,8 +279,10 @@ def test_no_content_passes_that_is_not_what_its_id_says(
         memory.view[room + length - 1] ^= 1
         asked = [(whole, info), (whole, lie), (hurt, info), (in_pack, info), (in_pack, lie)]
         for job, (source, block) in enumerate([*asked, (truncated, info), (absent, info)]):
-            process.send(job, source, block, pack, [Part(0, 2 * room, info.plain_len)])
-        process.send(7, in_pack, info, pack, [Part(9, 3 * room, 5), Part(1, 3 * room + 5, 2)])
+            process.send(job, source, block_facts(block, pack), [Part(0, 2 * room, info.plain_len)])
+        process.send(
+            7, in_pack, block_facts(info, pack), [Part(9, 3 * room, 5), Part(1, 3 * room + 5, 2)]
+        )
         deadline = time.monotonic() + 60
         while not process.is_ready:
             assert time.monotonic() < deadline

@@ -19,10 +19,10 @@ from test_view_reader import NoTrimmer
 
 from coopfs.archive.select import folder_name
 from coopfs.view.browser import Found
+from coopfs.view.decoders import Decoders
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.fuse import MountOperations
 from coopfs.view.options import MountOptions
-from coopfs.view.pagecache import PageCache
 from coopfs.view.refresher import Refresher
 
 CONTEXT = cast(Any, None)  # who asks; no handler looks at it
@@ -49,7 +49,12 @@ async def serving(host: Host) -> AsyncIterator[tuple[MountOperations, Any]]:
             fetcher = Fetcher(archive, nursery, NoTrimmer())
             yield (
                 MountOperations(
-                    archive, MountOptions(), refresher, fetcher, PageCache(), lambda: None
+                    archive,
+                    MountOptions(),
+                    refresher,
+                    fetcher,
+                    Decoders(archive, nursery),
+                    lambda: None,
                 ),
                 store,
             )

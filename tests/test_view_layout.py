@@ -5,15 +5,13 @@ from __future__ import annotations
 from itertools import accumulate
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from coopfs.archive.index_rows import ChunkLocation
 from coopfs.errors import ChunkMissing
 from coopfs.format.tree import Span
 from coopfs.ids import ChunkId
 from coopfs.view.filemap import SpanLevel
-from coopfs.view.layout import HOLE, PAGE, Layout, Stretch, cut_stretches, page_runs
+from coopfs.view.layout import HOLE, Layout, Stretch
 
 
 class Blocks:
@@ -45,6 +43,9 @@ class Blocks:
 
     def block(self, block_no: int) -> object:
         return self.rows[block_no]
+
+    def load_block(self, block_no: int) -> None:
+        pass
 
 
 def chunk(number: int) -> ChunkId:
@@ -104,49 +105,3 @@ def test_stretches_are_looked_up_again_when_the_index_has_changed() -> None:
     blocks.rows[0] = type("Row", (), {"chunk_ids": (), "chunk_offsets": (0,)})
     blocks.loaded_generation += 1
     assert one.stretches([(level, 0)], 0, 10) == [Stretch(1, 0, 10)]
-
-
-STRETCHES = st.lists(
-    st.tuples(st.integers(-1, 5), st.integers(0, 9000), st.integers(1, 3 * PAGE)).map(
-        lambda values: Stretch(*values)
-    ),
-    min_size=1,
-    max_size=8,
-)
-
-
-def flat(stretches: list[Stretch]) -> list[tuple[int, int]]:
-    """Every byte by itself, one in 97: (block, place)."""
-    return [(one.block_no, one.start + i) for one in stretches for i in range(one.length)]
-
-
-@given(STRETCHES, st.data())
-def test_a_cut_of_stretches_holds_those_bytes(
-    stretches: list[Stretch], data: st.DataObject
-) -> None:
-    whole = flat(stretches)
-    begin = data.draw(st.integers(0, len(whole)))
-    end = data.draw(st.integers(begin, len(whole)))
-    assert flat(cut_stretches(stretches, begin, end)) == whole[begin:end]
-
-
-@given(STRETCHES, st.integers(0, 20_000), st.integers(0, 20))
-def test_page_runs_hold_every_whole_page_but_one(
-    stretches: list[Stretch], start: int, left_out_page: int
-) -> None:
-    whole = flat(stretches)
-    left_out = left_out_page * PAGE
-    end = start + len(whole)
-    seen: dict[int, tuple[int, int]] = {}
-    for offset, parts in page_runs(stretches, start, left_out):
-        assert offset % PAGE == 0
-        for place, byte in enumerate(flat(parts)):
-            assert offset + place not in seen
-            seen[offset + place] = byte
-        stop = offset + sum(one.length for one in parts)
-        assert stop % PAGE == 0 or stop == end
-    first = -(-start // PAGE) * PAGE
-    expected = {
-        at: whole[at - start] for at in range(first, end) if not left_out <= at < left_out + PAGE
-    }
-    assert seen == expected

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,10 @@ from coopfs.errors import DataError, StoreUnavailable
 from coopfs.format.tree import Entry
 from coopfs.store.base import Kind
 from coopfs.store.faulty import FaultyStore
+from coopfs.view.decoders import Decoders
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.memory import Trimmer
-from coopfs.view.pagecache import PageCache
 from coopfs.view.reader import OpenFile, Reader
-
-Pushed = tuple[int, int, bytes]  # inode, offset, data
 
 
 @dataclass
@@ -37,7 +34,6 @@ class Library:
     archive: Archive
     store: FaultyStore
     folder: Path
-    pushed: list[Pushed] = field(default_factory=list)  # to the kernel's page cache
 
     def entry(self, name: str) -> Entry:
         snapshot = self.archive.snapshots()[-1]
@@ -90,10 +86,8 @@ def library(host: Host) -> Iterator[Library]:
 @asynccontextmanager
 async def reading(library: Library) -> AsyncIterator[tuple[Reader, Fetcher]]:
     async with trio.open_nursery() as nursery:
-        page_cache = PageCache(lambda ino, at, data: library.pushed.append((ino, at, bytes(data))))
-        fetcher = Fetcher(library.archive, nursery, NoTrimmer(), page_cache.landed)
-        yield Reader(library.archive, fetcher, page_cache), fetcher
-        page_cache.close(20)
+        fetcher = Fetcher(library.archive, nursery, NoTrimmer())
+        yield Reader(library.archive, fetcher, Decoders(library.archive, nursery)), fetcher
         nursery.cancel_scope.cancel()
 
 
@@ -256,81 +250,7 @@ async def test_neighbours_come_with_one_request_from_a_remote_store(library: Lib
         assert library.store.requests["get", "data"] - before < fetcher.fetched
 
 
-class Kernel:
-    """Reads a file as the kernel does: what is in its page cache is not asked for again."""
-
-    def __init__(self, library: Library, reader: Reader, name: str, ino: int = 1) -> None:
-        self.content = library.content(name)
-        self.library = library
-        self.reader = reader
-        self.file = OpenFile(ino, library.entry(name))
-        self.pages: dict[int, bytes] = {}
-        self.asked = 0
-
-    async def read_all(self) -> bytes:
-        """Return all of it, read in order."""
-        page = 0
-        while page * 4096 < len(self.content):
-            self.take_pushed()
-            if page not in self.pages:
-                await self.ask(page, 32)
-            page += 1
-        return b"".join(self.pages[number] for number in range(page))
-
-    async def ask(self, page: int, most: int) -> None:
-        """Read from *page* on, at most so many pages, none that are there already."""
-        count = 1
-        while count < most and page + count not in self.pages:
-            count += 1
-        self.asked += 1
-        data = bytes(await self.reader.read(self.file, page * 4096, count * 4096))
-        for start in range(0, len(data), 4096):
-            self.pages[page + start // 4096] = data[start : start + 4096]
-
-    def take_pushed(self) -> None:
-        for ino, offset, data in self.library.pushed:
-            assert ino == self.file.ino
-            assert offset % 4096 == 0
-            assert data == self.content[offset : offset + len(data)]
-            assert len(data) % 4096 == 0 or offset + len(data) == len(self.content)
-            for start in range(0, len(data), 4096):
-                self.pages[(offset + start) // 4096] = data[start : start + 4096]
-        self.library.pushed.clear()
-
-
-@pytest.mark.parametrize("name", ["large", "holes"])
-async def test_what_is_read_in_order_is_pushed_to_the_kernel(library: Library, name: str) -> None:
-    library.archive.blocks.forget_memory()
-    async with reading(library) as (reader, _):
-        kernel = Kernel(library, reader, name)
-        assert await kernel.read_all() == kernel.content
-    library.pushed.clear()
-
-
-async def test_most_of_a_file_is_never_asked_for_by_a_slow_reader(library: Library) -> None:
-    async with reading(library) as (reader, fetcher):
-        cache = reader._page_cache
-        cache._thread = threading.current_thread()  # pushes when it is told to, below
-        kernel = Kernel(library, reader, "large")
-        page = 0
-        while page * 4096 < len(kernel.content):
-            kernel.take_pushed()
-            if page not in kernel.pages:
-                await kernel.ask(page, 32)
-                await fetcher.blocks(
-                    {number for one in kernel.file.deliveries for number in one.missing}
-                )
-                cache._complete.put(None)
-                cache._work()
-            page += 1
-        cache._thread = None
-        assert b"".join(kernel.pages[number] for number in range(page)) == kernel.content
-        assert kernel.asked < 25  # of 54 requests of 128 KiB
-        assert fetcher.fetched <= 9
-    library.pushed.clear()
-
-
-async def test_nothing_is_pushed_of_a_damaged_block(library: Library) -> None:
+async def test_a_damaged_block_fails_only_the_reads_that_need_it(library: Library) -> None:
     library.archive.blocks.forget_memory()
     entry = library.entry("large")
     spans = [span for span in library.archive.iter_spans(entry) if span.chunk_id is not None]
@@ -351,20 +271,4 @@ async def test_nothing_is_pushed_of_a_damaged_block(library: Library) -> None:
             except DataError:
                 failed += 1
         assert 1 <= failed <= 20
-    for _, offset, data in library.pushed:
-        assert data == content[offset : offset + len(data)]
-    library.pushed.clear()
     library.store.mend()
-
-
-async def test_what_a_closed_file_would_have_needed_is_not_pushed(library: Library) -> None:
-    library.archive.blocks.forget_memory()
-    async with reading(library) as (reader, _):
-        file = OpenFile(1, library.entry("large"))
-        for offset in range(0, 2 << 20, 1 << 17):
-            await reader.read(file, offset, 1 << 17)
-        reader.closed(file)
-        waiting = reader._page_cache._waiting
-        assert not waiting
-        assert all(delivery.is_void for delivery in file.deliveries)
-    library.pushed.clear()

@@ -22,6 +22,7 @@ from coopfs.errors import CoopfsError
 from coopfs.format import encoding
 
 _LENGTH: Final = struct.Struct(">I")
+CLOSE_S: Final = 5.0
 _READ_LEN: Final = 1 << 16  # bytes; what a pipe holds
 
 
@@ -132,7 +133,8 @@ class Child:
         with suppress(OSError):  # it may be gone already
             self.to_child.close()
         self.process.kill()
-        self.process.wait()
+        with suppress(subprocess.TimeoutExpired):  # the disk it reads from may hang
+            self.process.wait(CLOSE_S)
         if self.process.stdout is not None:
             self.process.stdout.close()
 

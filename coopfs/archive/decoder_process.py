@@ -17,20 +17,19 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from coopfs.archive.child import Child, SharedMemory, child_pipes, read_message, write_message
-from coopfs.archive.index_rows import BlockInfo, PackInfo, block_facts
 from coopfs.errors import CoopfsError, ObjectCorrupt
 from coopfs.format.codec import Codec, decompress
-from coopfs.format.keys import ArchiveKeys
-from coopfs.format.pack import PACK_ROLES
+from coopfs.format.keys import PACK_ROLES, ArchiveKeys
 from coopfs.format.sealing import TAG_LEN, Opener, Section, decode_header
 from coopfs.ids import ID_LEN
 
 # Messages out: ready, [job, offsets of chunks whose id does not match], [job, None]: not opened
 _READY: Final = -1
 OPENERS_KEPT: Final = 256
+PLAIN_KEPT: Final = 6 << 20  # bytes of decompressed blocks, for those that are asked for again
 PACKS_KEPT: Final = 8  # open files; neighbouring blocks mostly lie in the same one
 # Of a block with more than this nothing is used.  Answers must fit into the pipe even when
 # nobody reads them (64 KiB, pipe(7)): who should may be waiting for the pipe to the child.
@@ -111,12 +110,14 @@ class DecoderProcess:
         self,
         job: int,
         source: InPack | InMemory,
-        info: BlockInfo,
-        pack: PackInfo,
+        facts: Sequence[Any],
         parts: Sequence[Part],
     ) -> None:
-        """Have *parts* of one block put in place; :meth:`receive` says when it is done."""
-        message = [job, list(source), [list(part) for part in parts], *block_facts(info, pack)]
+        """Have *parts* of one block put in place; :meth:`receive` says when it is done.
+
+        *facts* are ``index_rows.block_facts`` of it.
+        """
+        message = [job, list(source), [list(part) for part in parts], *facts]
         with self._lock:
             self._child.send(message)
 
@@ -137,6 +138,8 @@ class _Decoder:
         self._shared = shared
         self._openers: dict[bytes, Opener] = {}
         self._packs: OrderedDict[str, int] = OrderedDict()  # descriptors by path
+        self._plain: OrderedDict[tuple[bytes, int], tuple[memoryview, list[int]]] = OrderedDict()
+        self._plain_len = 0
         self._sealed = bytearray()
         self._stored = bytearray()
 
@@ -152,14 +155,28 @@ class _Decoder:
         lengths: list[int],
     ) -> list[int] | None:
         """Decode one block; return offsets of bad chunks, or None when it is of no use."""
-        shared = self._shared
-        try:
-            sealed = self._fetch(*source)
-            stored = self._room(codec, parts, plain_len, len(sealed) - TAG_LEN)
-            self._opener(header).open_into(stored, Section.BLOCK, ordinal, sealed)
-            plain = memoryview(decompress(codec, stored, plain_len, "block"))
-        except (CoopfsError, OSError):
-            return None  # whoever asked tries again, and then says what is wrong
+        kept = self._plain.pop((header, ordinal), None)
+        if kept is not None:
+            self._plain_len -= len(kept[0])
+            plain, bad = kept
+        else:
+            try:
+                sealed = self._fetch(*source)
+                stored = self._room(codec, parts, plain_len, len(sealed) - TAG_LEN)
+                self._opener(header).open_into(stored, Section.BLOCK, ordinal, sealed)
+                plain = memoryview(decompress(codec, stored, plain_len, "block"))
+            except (CoopfsError, OSError):
+                return None  # whoever asked tries again, and then says what is wrong
+            bad = self._bad_chunks(plain, ids, lengths)
+        if not _is_in_place(codec, parts, plain_len):
+            shared = self._shared
+            for start, target, length in parts:
+                shared[target : target + length] = plain[start : start + length]
+        if codec != Codec.RAW:  # what is not compressed lies where the next will
+            self._keep((header, ordinal), plain, bad)
+        return bad if len(bad) <= BAD_MAX else None
+
+    def _bad_chunks(self, plain: memoryview, ids: bytes, lengths: list[int]) -> list[int]:
         chunk_id = self._keys.chunk_id
         bad = []
         offset = 0
@@ -168,10 +185,13 @@ class _Decoder:
             if chunk_id(plain[offset : offset + length]) != expected:
                 bad.append(offset)
             offset += length
-        if not _is_in_place(codec, parts, plain_len):
-            for start, target, length in parts:
-                shared[target : target + length] = plain[start : start + length]
-        return bad if len(bad) <= BAD_MAX else None
+        return bad
+
+    def _keep(self, block: tuple[bytes, int], plain: memoryview, bad: list[int]) -> None:
+        self._plain[block] = plain, bad
+        self._plain_len += len(plain)
+        while self._plain_len > PLAIN_KEPT:
+            self._plain_len -= len(self._plain.popitem(last=False)[1][0])
 
     def _fetch(self, *source: str | int) -> memoryview:
         """Return the sealed block; raises OSError, ObjectCorrupt."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from coopfs.archive.index_rows import (
@@ -165,6 +166,11 @@ class Index(PackStanding):
                         block_no, offsets[place], offsets[place + 1] - offsets[place]
                     )
         return block
+
+    def load_block(self, block_no: int) -> None:
+        """Make chunks of a block, if there is one of this number, quick to be located."""
+        with suppress(ChunkMissing):
+            self.block(block_no)
 
     def pack(self, pack_no: int) -> PackInfo:
         """Return what is known of a pack; ChunkMissing when it has left the index."""

@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 from blake3 import blake3
 
 from coopfs.format.index import IndexedPack
-from coopfs.format.keys import Role
-from coopfs.format.pack import PACK_ROLES, Directory
+from coopfs.format.keys import PACK_ROLES, Role
+from coopfs.format.pack import Directory
 from coopfs.format.sealing import Header, decode_header
 from coopfs.ids import ID_LEN, ChunkId, PackId, WriterId, short_hex
 

@@ -16,8 +16,8 @@ from typing import Final
 
 from coopfs.archive.effort import Effort
 from coopfs.format.codec import Compressor
-from coopfs.format.keys import ArchiveKeys, Role, SigningKey
-from coopfs.format.pack import PACK_ROLES, PACK_TARGET, BlockDraft, BuiltPack, build_pack
+from coopfs.format.keys import PACK_ROLES, ArchiveKeys, Role, SigningKey
+from coopfs.format.pack import PACK_TARGET, BlockDraft, BuiltPack, build_pack
 from coopfs.format.sealing import TAG_LEN, padded_len
 from coopfs.ids import PackId
 

@@ -14,9 +14,8 @@ from coopfs.archive.index_rows import BlockInfo, PackInfo, block_facts
 from coopfs.errors import CoopfsError
 from coopfs.format import encoding
 from coopfs.format.codec import decompress
-from coopfs.format.keys import ArchiveKeys
+from coopfs.format.keys import PACK_ROLES, ArchiveKeys
 from coopfs.format.likeness import Surveyor
-from coopfs.format.pack import PACK_ROLES
 from coopfs.format.sealing import Opener, Section, decode_header
 from coopfs.format.survey import Survey
 from coopfs.ids import ID_LEN

@@ -25,8 +25,8 @@ from coopfs.errors import ObjectNotFound
 from coopfs.format.audit import audit_answers
 from coopfs.format.body import seal_body
 from coopfs.format.index import IndexedPack, IndexObject, encode_index
-from coopfs.format.keys import Role, SigningKey
-from coopfs.format.pack import PACK_ROLES, decode_directory
+from coopfs.format.keys import PACK_ROLES, Role, SigningKey
+from coopfs.format.pack import decode_directory
 from coopfs.format.sealing import decode_header
 from coopfs.ids import ChunkId, PackId, SpanNodeId, TreeId, short_hex
 from coopfs.store.base import Kind

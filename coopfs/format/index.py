@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from coopfs.errors import ObjectCorrupt
 from coopfs.format import encoding
-from coopfs.format.pack import MAX_PACK_LEN, PACK_ROLES, Directory, decode_directory
+from coopfs.format.keys import PACK_ROLES
+from coopfs.format.pack import MAX_PACK_LEN, Directory, decode_directory
 from coopfs.format.sealing import Header, decode_header
 from coopfs.ids import ID_LEN, WRITER_ID_LEN, ObjectId, PackId, WriterId
 

@@ -37,6 +37,8 @@ class Role(IntEnum):
     DISTRUST = 9
 
 
+PACK_ROLES: Final = (Role.DATA, Role.META)
+
 # Roles that share the key named "snapshot": all lie under snapshots/ in the store.
 _ROLE_KEY: Final = {Role.DATA: "data", Role.META: "meta", Role.INDEX: "index"}
 

@@ -19,6 +19,7 @@ from coopfs.errors import ObjectCorrupt
 from coopfs.format import encoding
 from coopfs.format.codec import decompress
 from coopfs.format.keys import (
+    PACK_ROLES,
     SIGN_PACK,
     SIGNATURE_LEN,
     ArchiveKeys,
@@ -39,7 +40,6 @@ from coopfs.format.sealing import (
 )
 from coopfs.ids import ID_LEN, WRITER_ID_LEN, ChunkId, PackId, WriterId
 
-PACK_ROLES: Final = (Role.DATA, Role.META)
 PACK_TARGET: Final = 16 << 20  # bytes of sealed blocks at which a pack is closed
 BLOCK_TARGET: Final = 1 << 20  # bytes of chunks at which a block is closed
 MAX_BLOCK_LEN: Final = 32 << 20  # bytes, plain

@@ -17,6 +17,7 @@ from coopfs.archive.archive import Archive
 from coopfs.archive.blocks import Block
 from coopfs.archive.child import SharedMemory
 from coopfs.archive.decoder_process import DecoderProcess, InMemory, Part
+from coopfs.archive.index_rows import block_facts
 from coopfs.errors import CoopfsError
 from coopfs.format.sealing import TAG_LEN
 
@@ -120,7 +121,9 @@ class Slots:
                     start = self._inlets_start + inlet * self._room
                     self._shared[start : start + len(sealed)] = sealed
                     plain = Part(0, slot * self._room, info.plain_len)
-                    process.send(slot, InMemory(start, len(sealed)), info, pack, [plain])
+                    process.send(
+                        slot, InMemory(start, len(sealed)), block_facts(info, pack), [plain]
+                    )
                     del places[0]
         finally:
             with self._unsent_lock:

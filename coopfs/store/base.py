@@ -128,6 +128,13 @@ class Store(ABC):
             ObjectNotFound: no such object.
         """
 
+    def file_of(self, kind: Kind, name: bytes) -> str | None:
+        """Return the path of the file that the object is, or would be, on this machine.
+
+        None where objects are no files here, or are not to be read past the store.
+        """
+        return None
+
     def prove(self, name: bytes, key: bytes) -> bytes:
         """Return what the keeper says is BLAKE3, keyed with *key*, of the pack *name*.
 

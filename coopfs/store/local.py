@@ -118,6 +118,10 @@ class LocalStore(Store):
                 self._files.forget(path)
         raise AssertionError("unreachable: the last try returns or raises")
 
+    def file_of(self, kind: Kind, name: bytes) -> str:
+        """See :meth:`Store.file_of`."""
+        return self._path(kind, name)
+
     def size(self, kind: Kind, name: bytes) -> int:
         """See :meth:`Store.size`."""
         label = object_label(kind, name)

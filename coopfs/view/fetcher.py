@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
@@ -18,6 +19,7 @@ import trio
 
 from coopfs.archive.archive import Archive
 from coopfs.archive.blocks import Block
+from coopfs.errors import CoopfsError
 from coopfs.format.nodes import TreeNode, decode_tree_node
 from coopfs.ids import ChunkId, SpanNodeId, TreeId, short_hex
 from coopfs.view.filemap import SpanLevel
@@ -43,13 +45,9 @@ class Fetcher:
         archive: Archive,
         nursery: trio.Nursery,
         trimmer: Trimmer,
-        note_landed: Callable[[int, Block | None], None] = lambda block_no, block: None,
     ) -> None:
-        """Employ threads in *nursery*, which must outlive every reader.
-
-        *note_landed* is told in a thread of every block that was loaded, or could not be.
-        """
-        self._note_landed = note_landed
+        """Employ threads in *nursery*, which must outlive every reader."""
+        self._nursery = nursery
         self._trimmer = trimmer
         self._archive = archive
         self._index = archive.index
@@ -71,6 +69,7 @@ class Fetcher:
         self._entries_kept = 0
         self._span_nodes: OrderedDict[SpanNodeId, SpanLevel] = OrderedDict()
         self._spans_kept = 0
+        self._span_nodes_ahead: set[SpanNodeId] = set()
         self.peek_block: Callable[[int], Block | None] = archive.blocks.peek
         self.fetched = 0  # blocks that had to be fetched; for the status file
         self.fetched_ahead = 0  # of these, before anybody asked
@@ -178,8 +177,6 @@ class Fetcher:
             except BaseException as exc:  # whoever waits for it gets it, whatever it is
                 failure = exc
             self._landed.put((run, blocks, failure))
-            for place, block_no in enumerate(run.flights):
-                self._note_landed(block_no, blocks[place] if blocks else None)
             # What was read ahead wakes nobody: it is found when somebody looks for it.
             if run.is_awaited:
                 try:
@@ -276,3 +273,16 @@ class Fetcher:
             _, dropped = self._span_nodes.popitem(last=False)
             self._spans_kept -= len(dropped.starts)
         return node
+
+    def prefetch_spans(self, node_id: SpanNodeId) -> None:
+        """Fetch a span node nobody waits for yet."""
+        if node_id not in self._span_nodes_ahead:
+            self._span_nodes_ahead.add(node_id)
+            self._nursery.start_soon(self._fetch_spans_ahead, node_id)
+
+    async def _fetch_spans_ahead(self, node_id: SpanNodeId) -> None:
+        try:
+            with suppress(CoopfsError):  # whoever needs it asks again, and is told
+                await self.spans(node_id)
+        finally:
+            self._span_nodes_ahead.discard(node_id)

@@ -22,10 +22,10 @@ from coopfs.format.tree import Entry, Kind
 from coopfs.view.attributes import Attributes
 from coopfs.view.browser import Browser, Found
 from coopfs.view.catalogue import VirtualNode
+from coopfs.view.decoders import Decoders
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.names import Folder, Names
 from coopfs.view.options import MountOptions
-from coopfs.view.pagecache import PageCache
 from coopfs.view.reader import OpenFile, Reader
 from coopfs.view.refresher import Refresher
 from coopfs.view.reporter import Reporter
@@ -79,7 +79,7 @@ class MountOperations(pyfuse3.Operations):
         options: MountOptions,
         refresher: Refresher,
         fetcher: Fetcher,
-        page_cache: PageCache,
+        decoders: Decoders,
         on_ready: Callable[[], None],
     ) -> None:
         """Show *archive*; *on_ready* is called once, when the kernel has said hello."""
@@ -87,12 +87,12 @@ class MountOperations(pyfuse3.Operations):
         self._archive = archive
         self._refresher = refresher
         self._fetcher = fetcher
-        self._page_cache = page_cache
+        self._decoders = decoders
         self._on_ready = on_ready
         self._names = Names(refresher.catalogue)
         refresher.show = self._names.replace_catalogue
         self._browser = Browser(self._names, fetcher)
-        self._reader = Reader(archive, fetcher, page_cache)
+        self._reader = Reader(archive, fetcher, decoders)
         self._attributes = Attributes(options)
         self._files: dict[int, OpenFile | bytes] = {}
         self._listings: dict[int, VirtualNode] = {}
@@ -342,7 +342,7 @@ class MountOperations(pyfuse3.Operations):
             self._refresher,
             self._names,
             self._fetcher,
-            self._page_cache,
+            self._decoders,
             len(self._files),
         )
 

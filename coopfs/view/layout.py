@@ -8,8 +8,7 @@ kernel; joined into stretches it costs two bisections.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from coopfs.archive.index import Index
@@ -17,7 +16,6 @@ from coopfs.errors import ChunkMissing
 from coopfs.view.filemap import SpanLevel
 
 HOLE: Final = -1  # in place of a block's number
-PAGE: Final = 4096  # bytes; what the kernel's page cache holds as one
 
 
 class Stretch(NamedTuple):
@@ -76,6 +74,7 @@ class Layout:
         starts: list[int] = []
         stretches: list[Stretch] = []
         spans, count = leaf.spans, len(leaf.spans)
+        next_block = 0
         place = 0
         while place < count:
             first = place
@@ -84,6 +83,8 @@ class Layout:
                 block_no, start, place = HOLE, 0, place + 1
             else:
                 try:
+                    if next_block:  # mostly it goes on there: then the index knows the chunk
+                        self._index.load_block(next_block)
                     block_no, start, found_len = self._index.first_location(chunk_id)
                     block = self._index.block(block_no)
                 except ChunkMissing:
@@ -102,41 +103,8 @@ class Layout:
                 ):
                     place += 1
                     at += 1
+                next_block = block_no + 1 if at == most else 0
             end = leaf.starts[place] if place < count else leaf.length
             starts.append(leaf.starts[first])
             stretches.append(Stretch(block_no, start, end - leaf.starts[first]))
         return _Located(generation, starts, stretches)
-
-
-def page_runs(
-    stretches: Sequence[Stretch], start: int, left_out: int
-) -> Iterator[tuple[int, list[Stretch]]]:
-    """Yield (offset in the file, stretches) of runs of whole pages, about one a block.
-
-    *stretches* begin at *start* and end at a page or with the file.  A run ends with the
-    last whole page of a block, so that it needs only that block and the end of the one
-    before.  The page at *left_out* is in none.
-    """
-    first = -(-start // PAGE) * PAGE
-    end = start + sum(one.length for one in stretches)
-    cuts = {first, end, left_out, left_out + PAGE}
-    position = start
-    for one in stretches:
-        position += one.length
-        cuts.add(position // PAGE * PAGE)
-    for begin, stop in pairwise(sorted(cut for cut in cuts if first <= cut <= end)):
-        if begin != left_out:
-            yield begin, cut_stretches(stretches, begin - start, stop - start)
-
-
-def cut_stretches(stretches: Sequence[Stretch], begin: int, end: int) -> list[Stretch]:
-    """Return what makes up the bytes [*begin*, *end*) of all the *stretches* together."""
-    found = []
-    position = 0
-    for block_no, start, length in stretches:
-        skip = max(begin - position, 0)
-        kept = min(end - position, length) - skip
-        if kept > 0:
-            found.append(Stretch(block_no, start + skip, kept))
-        position += length
-    return found

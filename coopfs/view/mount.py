@@ -17,16 +17,19 @@ import trio
 
 from coopfs.archive.archive import Archive
 from coopfs.errors import MountError
+from coopfs.view.decoders import Decoders
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.fuse import MountOperations
 from coopfs.view.memory import Trimmer
-from coopfs.view.mountpoint import SUBTYPE, check_fuse, check_mountpoint
-from coopfs.view.options import MountOptions
-from coopfs.view.pagecache import PageCache
+from coopfs.view.mountpoint import SUBTYPE, check_fuse, check_mountpoint, set_read_ahead
+from coopfs.view.options import BLOCK_MEMORY_LOCAL, BLOCK_MEMORY_REMOTE, MountOptions
 from coopfs.view.quickwait import quick_wait
 from coopfs.view.refresher import Refresher
 
-CLOSE_S: Final = 5.0  # for the push under way
+# What the kernel asks for ahead of a reader in order, where we may say so.  More than one
+# request (1 MiB, the most FUSE has) is under way then; a partner is asked ahead by ourselves.
+READ_AHEAD_LOCAL: Final = 4 << 20  # bytes
+READ_AHEAD_REMOTE: Final = 1 << 20
 TASKS_MIN: Final = 8  # requests served at once; making a task for each costs more
 TASKS_MAX: Final = 256  # those that wait for a slow partner must not hold up the others
 
@@ -48,6 +51,9 @@ def run_mount(
     """
     check_fuse(options)
     path = check_mountpoint(mountpoint, options)
+    if options.block_memory_len is None:
+        is_local = archive.store.is_local
+        archive.blocks.forget_memory(BLOCK_MEMORY_LOCAL if is_local else BLOCK_MEMORY_REMOTE)
     trio.run(_serve, archive, path, options, on_ready)
 
 
@@ -57,20 +63,19 @@ async def _serve(
     refresher = Refresher(archive, options)
     started = trio.Event()
     async with trio.open_nursery() as nursery:
-        page_cache = PageCache()
-        fetcher = Fetcher(archive, nursery, Trimmer(), page_cache.landed)
-        operations = MountOperations(archive, options, refresher, fetcher, page_cache, started.set)
+        fetcher = Fetcher(archive, nursery, Trimmer())
+        decoders = Decoders(archive, nursery)
+        operations = MountOperations(archive, options, refresher, fetcher, decoders, started.set)
         # Before the mount exists: a signal from here on always ends in an unmount.
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             _make_mount(operations, path, archive.settings.name, options)
             try:
-                nursery.start_soon(_stop_on_signal, signals, page_cache)
-                nursery.start_soon(_announce, started, path, on_ready)
+                nursery.start_soon(_stop_on_signal, signals)
+                nursery.start_soon(_announce, started, path, archive.store.is_local, on_ready)
                 nursery.start_soon(refresher.run)
-                with quick_wait(lambda: fetcher.is_idle):
+                with quick_wait(lambda: fetcher.is_idle and decoders.is_idle):
                     await pyfuse3.main(min_tasks=TASKS_MIN, max_tasks=TASKS_MAX)
             finally:
-                page_cache.close(CLOSE_S)
                 # Unmounts if a signal ended the loop; lazily, so nothing can hold it up.
                 pyfuse3.close(unmount=True)
                 log.info("%s: unmounted", path)
@@ -88,15 +93,16 @@ def _make_mount(operations: MountOperations, path: str, name: str, options: Moun
         raise MountError(f"{path}: the mount was refused; the line above says why") from exc
 
 
-async def _announce(started: trio.Event, path: str, on_ready: Callable[[], None]) -> None:
+async def _announce(
+    started: trio.Event, path: str, is_local: bool, on_ready: Callable[[], None]
+) -> None:
     await started.wait()
+    set_read_ahead(path, READ_AHEAD_LOCAL if is_local else READ_AHEAD_REMOTE)
     log.info("%s: mounted", path)
     on_ready()
 
 
-async def _stop_on_signal(signals: AsyncIterator[int], page_cache: PageCache) -> None:
+async def _stop_on_signal(signals: AsyncIterator[int]) -> None:
     async for number in signals:
         log.info("stopping on %s", signal.Signals(number).name)
-        # While reads are still answered: a push may wait for the pages of one.
-        await trio.to_thread.run_sync(page_cache.close, CLOSE_S, abandon_on_cancel=True)
         pyfuse3.terminate()

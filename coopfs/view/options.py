@@ -13,9 +13,10 @@ from typing import Any, Final
 from coopfs.errors import UsageError
 
 REFRESH_S: Final = 60  # how often new snapshots are looked for when nobody looks
-# Enough for several readers in order (4 MiB ahead each).  What was read lies in the kernel's
-# page cache, and the sealed blocks in that of the store's files, or in the disk cache.
-BLOCK_MEMORY_LEN: Final = 24 << 20
+# Enough for several readers in order.  What was read lies in the kernel's page cache, and
+# the sealed blocks in that of the store's files, or in the disk cache.
+BLOCK_MEMORY_LOCAL: Final = 24 << 20
+BLOCK_MEMORY_REMOTE: Final = 48 << 20  # more is under way
 ID_MAX: Final = 0xFFFFFFFE
 # A mount is read-only and neither runs set-user-ID programs nor opens devices, whatever is asked.
 ALWAYS: Final = frozenset({"ro", "nosuid", "nodev", "default_permissions"})
@@ -43,7 +44,7 @@ class MountOptions:
     shadow: bool = False  # show @GMT-… names for Samba too
     nonempty: bool = False  # mount over a folder that has something in it
     refresh_s: float = REFRESH_S
-    block_memory_len: int = BLOCK_MEMORY_LEN  # bytes of decoded blocks kept
+    block_memory_len: int | None = None  # bytes of decoded blocks kept; None: by the store
 
 
 def _owner(value: str) -> int:

@@ -14,19 +14,25 @@ from coopfs.archive.archive import Archive
 from coopfs.errors import ChunkMissing, DataError, ObjectCorrupt, ObjectNotFound
 from coopfs.format.tree import Entry, Kind
 from coopfs.ids import ChunkId, short_hex
+from coopfs.view.decoders import Decoders
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.filemap import FileMap, NodeAbsent, Piece
-from coopfs.view.layout import HOLE, PAGE, Layout, Stretch, page_runs
-from coopfs.view.pagecache import Delivery, PageCache
+from coopfs.view.layout import HOLE, Layout, Stretch
+from coopfs.view.window import Window
 
 # Two threads open ~1 GB/s; eight blocks keep them busy while the kernel is asked for the
 # next half of the window.  A partner needs more: at 100 Mbit/s and 100 ms two
 # bandwidth-delay products are 2.5 MB, at 1 Gbit/s 25 MB.
 LOCAL_WINDOW: Final = 8 << 20  # bytes read ahead of a sequential reader
-PUSH_MIN: Final = 1 << 20  # bytes fetched ahead that are worth putting into the page cache
 REMOTE_WINDOW: Final = 32 << 20
 FIRST_WINDOW: Final = 1 << 20  # after the first read; doubles from there
-SLACK: Final = 2 << 20  # the kernel's own read-ahead comes in out of order by this much
+SLACK: Final = 4 << 20  # the kernel's own read-ahead comes in out of order by this much
+# Read in order so far, and still to come, that is worth starting processes for.
+PROCESSES_AFTER: Final = 1 << 20
+PROCESSES_FOR: Final = 32 << 20
+RING_AHEAD: Final = 8 << 20  # bytes decoded ahead there
+RING_STEP: Final = 4 << 20
+SPANS_AHEAD: Final = 16 << 20
 SIBLINGS_AHEAD: Final = 64  # entries of a folder looked at for what follows
 SIBLING_BYTES: Final = 4 << 20  # content of following files fetched ahead
 SIBLING_STEP: Final = 8  # opening the next or one of the few after it is "in order"
@@ -37,7 +43,7 @@ ZEROS: Final = bytes(1 << 20)
 class OpenFile:
     """One open(2): its content and how far it was read in order."""
 
-    __slots__ = ("ahead", "deliveries", "entry", "ino", "map", "position", "window")
+    __slots__ = ("ahead", "entry", "ino", "map", "position", "ring", "window")
 
     def __init__(self, ino: int, entry: Entry) -> None:
         """Open *entry*, a file, for reading."""
@@ -47,7 +53,7 @@ class OpenFile:
         self.position = 0  # end of what was read in order
         self.ahead = 0  # end of what was asked for ahead
         self.window = FIRST_WINDOW
-        self.deliveries: list[Delivery] = []  # planned for the page cache, not pushed yet
+        self.ring: Window | None = None  # what is decoded ahead by processes
 
 
 class _Cursor:
@@ -63,11 +69,11 @@ class _Cursor:
 class Reader:
     """Reads open files; used from the event loop only."""
 
-    def __init__(self, archive: Archive, fetcher: Fetcher, page_cache: PageCache) -> None:
-        """Read *archive* through *fetcher*; what is read ahead goes to *page_cache*."""
+    def __init__(self, archive: Archive, fetcher: Fetcher, decoders: Decoders) -> None:
+        """Read *archive* through *fetcher*, and large files in order through *decoders*."""
         self._index = archive.index
         self._layout = Layout(archive.index)
-        self._page_cache = page_cache
+        self._decoders = decoders
         self._fetcher = fetcher
         self._window_max = LOCAL_WINDOW if archive.store.is_local else REMOTE_WINDOW
         self._cursors: OrderedDict[int, _Cursor] = OrderedDict()
@@ -82,8 +88,11 @@ class Reader:
         if file.entry.inline is not None:
             return file.entry.inline[offset : offset + size]
         end = min(offset + size, file.entry.size)
-        if file.deliveries:
-            self._answer_instead(file, offset, end)
+        is_in_order = self._note_progress(file, offset, offset + size)
+        if file.ring is not None:
+            ready = await self._from_ring(file, file.ring, offset, end)
+            if ready is not None:
+                return ready
         stretches = await self._stretches(file, offset, end)
         content = None
         if stretches is not None:
@@ -92,7 +101,8 @@ class Reader:
                 content = await self._fetched(stretches)
         if content is None:
             content = await self._mended(file, offset, size)
-        self._read_ahead(file, offset, offset + size)
+        if is_in_order:
+            self._read_ahead(file)
         return content
 
     async def _stretches(self, file: OpenFile, offset: int, end: int) -> list[Stretch] | None:
@@ -169,19 +179,20 @@ class Reader:
 
     # --- reading ahead --------------------------------------------------------
 
-    def _read_ahead(self, file: OpenFile, offset: int, end: int) -> None:
-        """Note a read of [*offset*, *end*) and fetch what a reader in order needs next."""
-        reach = max(file.ahead, file.position)
-        if offset > reach + SLACK or end + SLACK < file.position:
-            file.position = file.ahead = end  # a jump: no guess until it goes on from there
-            file.window = FIRST_WINDOW
-            return
-        file.position = max(file.position, end)
+    def _read_ahead(self, file: OpenFile) -> None:
+        """Fetch what a reader in order needs next."""
         size = file.entry.size
-        if file.position >= size or file.ahead >= size or file.map is None:
+        if file.position >= size or file.map is None:
+            return
+        if file.ring is None and file.position >= PROCESSES_AFTER:
+            self._open_ring(file)
+        if file.ring is not None:
+            self._fill_ring(file, file.ring, file.map)
+            return
+        if file.ahead >= size:
             return
         start = max(file.ahead, file.position)
-        goal = min((file.position + file.window) // PAGE * PAGE, size)
+        goal = min(file.position + file.window, size)
         if start - file.position > file.window // 2 or goal <= start:
             return  # enough on its way
         file.window = min(file.window * 2, self._window_max)
@@ -191,42 +202,84 @@ class Reader:
         except (NodeAbsent, DataError):
             return  # the read itself will fetch it, or say what is wrong
         file.ahead = goal
-        if stretches is None:
-            return
-        if goal - start >= PUSH_MIN:
-            self._deliver(file, start, goal, stretches)
-        self._fetcher.prefetch(
-            dict.fromkeys(one.block_no for one in stretches if one.block_no != HOLE)
-        )
-        for delivery in file.deliveries:
-            for block_no in list(delivery.missing):
-                block = self._fetcher.peek_block(block_no)
-                if block is not None:
-                    self._page_cache.landed(block_no, block)
+        if stretches is not None:
+            self._fetcher.prefetch(
+                dict.fromkeys(one.block_no for one in stretches if one.block_no != HOLE)
+            )
 
-    def _deliver(self, file: OpenFile, start: int, goal: int, stretches: Sequence[Stretch]) -> None:
-        """Have [*start*, *goal*) put into the kernel's page cache as it is fetched.
+    def _note_progress(self, file: OpenFile, offset: int, end: int) -> bool:
+        """Note a read of [*offset*, *end*); tell whether it goes on where others have come to.
 
-        One page is left out, half a window before the goal: the kernel asks for it, which
-        tells how far the reader has come.
+        Called as it comes: when it is answered, others may be far ahead.
         """
-        file.deliveries = [one for one in file.deliveries if one.missing and not one.is_void]
-        asking = max(goal - file.window // 2, start)
-        for offset, parts in page_runs(stretches, start, -(-asking // PAGE) * PAGE):
-            delivery = Delivery(file.ino, offset, parts)
-            file.deliveries.append(delivery)
-            self._page_cache.plan(delivery)
+        if offset > max(file.ahead, file.position) + SLACK or end + SLACK < file.position:
+            file.position = file.ahead = end  # a jump: no guess until it goes on from there
+            file.window = FIRST_WINDOW
+            self.closed(file)
+            return False
+        file.position = max(file.position, end)
+        return True
 
-    def _answer_instead(self, file: OpenFile, offset: int, end: int) -> None:
-        """Push nothing of [*offset*, *end*), which the kernel asks for."""
-        end = -(-end // PAGE) * PAGE
-        for delivery in file.deliveries:
-            if delivery.offset < end and delivery.end > offset:
-                self._page_cache.shorten(delivery, offset, end)
+    def _open_ring(self, file: OpenFile) -> None:
+        """Have what comes after what is on its way decoded by processes, if there are any."""
+        if file.entry.size - file.position < PROCESSES_FOR or not self._decoders.prepare():
+            return
+        taken = self._decoders.take_ring()
+        if taken is not None:
+            file.ring = Window(self._decoders, *taken, max(file.ahead, file.position))
+
+    def _fill_ring(self, file: OpenFile, ring: Window, content: FileMap) -> None:
+        """Keep the processes busy with what comes next."""
+        size = file.entry.size
+        if ring.goal < file.position:  # it could not be filled in time
+            self.closed(file)
+            return
+        self._look_at_spans(content, min(ring.goal + SPANS_AHEAD, size - 1))
+        while ring.goal < min(file.position + RING_AHEAD, size):
+            end = min(ring.goal + RING_STEP, size)
+            if end > ring.limit(file.position):
+                break  # there will be room when what is asked for has come
+            try:
+                leaves = content.leaves(ring.goal, end - ring.goal, self._fetcher.peek_spans)
+                stretches = self._layout.stretches(leaves, ring.goal, end)
+            except (NodeAbsent, DataError):
+                break  # the read itself will fetch it, or say what is wrong
+            if stretches is None:
+                self.closed(file)
+                break
+            if end < size and len(stretches) > 1:
+                # The last is cut short: its block would have to be decoded once more.
+                end -= stretches.pop().length
+            if not ring.ask(stretches, end):
+                self.closed(file)
+                break
+        file.ahead = max(file.ahead, ring.goal)
+
+    def _look_at_spans(self, content: FileMap, offset: int) -> None:
+        """Fetch the nodes that say where the byte at *offset* is, if they are not here."""
+        try:
+            for _ in content.leaves(offset, 1, self._fetcher.peek_spans):
+                pass
+        except NodeAbsent as absent:
+            self._fetcher.prefetch_spans(absent.node_id)
+        except DataError:
+            pass  # whoever reads it is told
+
+    async def _from_ring(
+        self, file: OpenFile, ring: Window, offset: int, end: int
+    ) -> bytes | memoryview | None:
+        """Return the bytes if they were decoded ahead; None: find them otherwise."""
+        if ring.holds(offset, end):
+            with ring.reading(offset):
+                self._read_ahead(file)
+                return await ring.read(offset, end)
+        return None
 
     def closed(self, file: OpenFile) -> None:
-        """Note that nobody reads *file* through this open(2) any more."""
-        self._page_cache.forget(file.deliveries)
+        """Note that nobody reads *file* on from where it was read, or at all any more."""
+        if file.ring is not None:
+            file.ring.close()
+            file.ring = None
 
     def opened(self, folder_ino: int, place: int, entries: Sequence[Entry], first: int) -> None:
         """Note that entry *place* of a folder was opened; fetch the files that follow.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from coopfs.archive.archive import Archive
+from coopfs.view.decoders import Decoders
 from coopfs.view.fetcher import Fetcher
 from coopfs.view.names import Names
-from coopfs.view.pagecache import PageCache
 from coopfs.view.refresher import Refresher
 
 
@@ -16,7 +16,7 @@ def render_status(
     refresher: Refresher,
     names: Names,
     fetcher: Fetcher,
-    page_cache: PageCache,
+    decoders: Decoders,
     open_files: int,
 ) -> bytes:
     """Return the text of the status file, one "name: value" a line."""
@@ -34,7 +34,7 @@ def render_status(
         "files open": str(open_files),
         "blocks fetched": str(fetcher.fetched),
         "blocks fetched ahead": str(fetcher.fetched_ahead),
-        "bytes given to the kernel ahead": str(page_cache.pushed),
+        "blocks decoded by processes": str(decoders.decoded),
     }
     # A value of several lines would read as several facts.
     text = "".join(f"{name}: {' '.join(value.split())}\n" for name, value in lines.items())
