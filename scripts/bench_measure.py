@@ -59,7 +59,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    watch = _PeakWatch(process.pid)
+    watch = PeakWatch(process.pid)
     said: dict[str, bytes] = {}
     readers = [
         threading.Thread(target=lambda: said.update(out=_drain(process.stdout))),
@@ -101,7 +101,7 @@ def _drain(pipe: object) -> bytes:
     return data
 
 
-class _PeakWatch:
+class PeakWatch:
     """Watches what memory a process and its descendants take together while they run.
 
     A look every 0.1 s at each one's proportional set (proc(5), smaps_rollup): of pages
@@ -110,6 +110,7 @@ class _PeakWatch:
     """
 
     def __init__(self, pid: int) -> None:
+        """Watch the process *pid*."""
         self._pid = pid
         self._peak = 0
         self._done = threading.Event()
@@ -245,10 +246,9 @@ class Mounted:
     mountpoint: Path
     ready_s: float  # from the start of the command until the root could be listed
 
-    def peak_bytes(self) -> int:
-        """Return the peak memory so far, the process and its children added up."""
-        pids = [self.process.pid, *descendants(self.process.pid)]
-        return sum(peak_of(pid) for pid in pids)
+    def watch(self) -> PeakWatch:
+        """Watch the memory of the process and its children from now on."""
+        return PeakWatch(self.process.pid)
 
 
 @contextlib.contextmanager

@@ -203,7 +203,7 @@ def test_processes_that_decode_a_large_file_end_with_the_mount(
                 device = mounted_at(str(mount.path))
                 assert device is not None
                 ahead = Path(f"/sys/class/bdi/{device.device}/read_ahead_kb")
-                assert ahead.read_text() == "4096\n"
+                assert ahead.read_text() == "1024\n"
             mount.process.send_signal(number)
             mount.process.wait(DEADLINE_S)
             for pid in children:

@@ -268,9 +268,13 @@ def test_no_content_passes_that_is_not_what_its_id_says(
     length, room = len(sealed), 4 << 20
     whole, hurt = InMemory(0, length), InMemory(room, length)
     (tmp_path / "pack").write_bytes(bytes(7) + sealed)
-    in_pack = InPack(str(tmp_path / "pack"), 7, length)
-    truncated = InPack(str(tmp_path / "pack"), 8, length)
-    absent = InPack(str(tmp_path / "absent"), 7, length)
+    in_pack = InPack(bytes(tmp_path / "pack"), 7, length)
+    truncated = InPack(bytes(tmp_path / "pack"), 8, length)
+    absent = InPack(bytes(tmp_path / "absent"), 7, length)
+    os.mkfifo(tmp_path / "fifo")
+    fifo = InPack(bytes(tmp_path / "fifo"), 7, length)
+    odd = InPack(bytes(tmp_path) + b"/p\xfcck", 7, length)
+    os.link(in_pack.path, odd.path)
     with SharedMemory(4 * room) as memory:
         process = DecoderProcess(archive.keys, memory)
     try:
@@ -278,19 +282,21 @@ def test_no_content_passes_that_is_not_what_its_id_says(
         memory.view[room : room + length] = sealed
         memory.view[room + length - 1] ^= 1
         asked = [(whole, info), (whole, lie), (hurt, info), (in_pack, info), (in_pack, lie)]
-        for job, (source, block) in enumerate([*asked, (truncated, info), (absent, info)]):
+        for job, (source, block) in enumerate(
+            [*asked, (truncated, info), (absent, info), (fifo, info), (odd, info)]
+        ):
             process.send(job, source, block_facts(block, pack), [Part(0, 2 * room, info.plain_len)])
         process.send(
-            7, in_pack, block_facts(info, pack), [Part(9, 3 * room, 5), Part(1, 3 * room + 5, 2)]
+            9, in_pack, block_facts(info, pack), [Part(9, 3 * room, 5), Part(1, 3 * room + 5, 2)]
         )
         deadline = time.monotonic() + 60
         while not process.is_ready:
             assert time.monotonic() < deadline
-        answers = [process.receive() for _ in range(8)]
+        answers = [process.receive() for _ in range(10)]
     finally:
         process.close()
     good, bad = frozenset[int](), frozenset({0})
-    found = [good, bad, None, good, bad, None, None, good]
+    found = [good, bad, None, good, bad, None, None, None, good, good]
     assert answers == list(enumerate(found))
     plain = archive.blocks.load(info.block_no).data
     assert memory.view[3 * room : 3 * room + 7] == plain[9:14] + plain[1:3]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,8 @@ from hosts import Host
 from test_view_reader import Library, NoTrimmer
 
 from coopfs.archive.decoder_process import Part
-from coopfs.errors import DataError, ObjectNotFound
+from coopfs.archive.index_rows import BlockInfo
+from coopfs.errors import ChunkMissing, DataError, ObjectNotFound
 from coopfs.store.base import Kind
 from coopfs.view import decoders as decoders_module
 from coopfs.view import reader as reader_module
@@ -252,17 +255,80 @@ async def test_processes_end_when_nobody_needs_them_and_come_back(
 ) -> None:
     monkeypatch.setattr(decoders_module, "IDLE_S", 0.2)
     async with reading(library, is_ready=False) as (reader, decoders, _):
-        for _ in range(2):
+        for is_closed in (True, False):  # one that is left open does not keep them
             await until(decoders.prepare)
             children = [one.decoder._child.process for one in decoders._processes]
             file = OpenFile(1, library.entry("noise"))
             assert await read_all(reader, file) == library.content("noise")
-            await trio.sleep(0.5)
-            assert decoders._processes, "a file is still open"
-            reader.closed(file)
+            if is_closed:
+                reader.closed(file)
             await until(lambda: not decoders._processes)
             for child in children:
                 await until(lambda child=child: child.poll() is not None)
+
+
+async def test_processes_that_stand_still_hold_nobody_up(library: Library) -> None:
+    entry = library.entry("noise")
+    numbers = [
+        library.archive.index.first_location(span.chunk_id).block_no
+        for span in library.archive.iter_spans(entry)
+        if span.chunk_id is not None
+    ]
+    async with reading(library) as (_, decoders, _):
+        ring = decoders.take_ring(Window.__new__(Window))
+        assert ring is not None
+        children = [one.decoder._child.process for one in decoders._processes]
+        for child in children:
+            child.send_signal(signal.SIGSTOP)
+        jobs = [decoders.decode(ring, block_no, [Part(0, 0, 1)]) for block_no in numbers]
+        assert any(jobs)
+        assert not all(jobs), "more was sent than a pipe holds"
+        for child in children:
+            child.send_signal(signal.SIGCONT)
+        for job in filter(None, jobs):
+            await decoders.wait_for(job)
+            assert job.is_good
+        assert decoders.decode(ring, numbers[0], [Part(0, 0, 1)])
+
+
+async def test_blocks_that_leave_the_index_meanwhile_cost_no_read(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = library.archive.index
+    found = index.block
+    calls = 0
+
+    def block(block_no: int) -> BlockInfo:
+        nonlocal calls
+        calls += 1
+        if calls % 7 == 0:
+            raise ChunkMissing("a block has left the index meanwhile; try again")
+        return found(block_no)
+
+    async with reading(library) as (reader, decoders, _):
+        for name in ("mixed", "noise"):
+            file = OpenFile(1, library.entry(name))
+            whole = bytearray()
+            with monkeypatch.context() as patch:
+                patch.setattr(
+                    decoders._archive, "index", SimpleNamespace(block=block, pack=index.pack)
+                )
+                while data := bytes(await reader.read(file, len(whole), MIB)):
+                    whole += data
+            assert whole == library.content(name)
+            assert file.is_for_threads
+        assert calls >= 7
+
+
+async def test_rings_whose_owners_left_early_are_to_be_had_again(library: Library) -> None:
+    async with reading(library) as (reader, decoders, _):
+        for number in range(decoders_module.RINGS):
+            file = OpenFile(number, library.entry("noise"))
+            for offset in range(0, 6 * MIB, MIB):
+                await reader.read(file, offset, MIB)
+            assert file.ring is not None
+            reader.closed(file)
+        await until(decoders.prepare)
 
 
 # --- the ring by itself, against a model --------------------------------------------------
@@ -295,6 +361,9 @@ class SlowDecoders:
         while not job.is_done:
             await trio.lowlevel.checkpoint()
 
+    def take_ring(self, owner: object) -> Ring:
+        return Ring(0, self.room)
+
     def give_back(self, ring: Ring, jobs: list[Job]) -> None:
         pass
 
@@ -312,7 +381,7 @@ def test_what_is_read_is_never_what_has_been_replaced(seed: int) -> None:
         room = memoryview(bytearray(ring_len))
         decoders = SlowDecoders(room, content)
         fake: Any = decoders
-        window = Window(fake, Ring(0), room, 0)
+        window = Window(fake, 0)
         position, blocks, answered = 0, 0, 0
 
         async def read(offset: int, end: int) -> None:
@@ -373,7 +442,7 @@ async def test_a_read_under_way_gets_nothing_from_a_ring_that_was_given_back() -
     decoders = SlowDecoders(room, bytes(100))
     decoders.block_starts[1] = 0
     fake: Any = decoders
-    window = Window(fake, Ring(0), room, 0)
+    window = Window(fake, 0)
     assert window.ask([Stretch(1, 0, 100)], 100)
     found: list[object] = []
 

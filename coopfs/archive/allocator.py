@@ -22,8 +22,10 @@ KEEP_LEN: Final = 24 << 20  # bytes free at the heap's end before they are given
 LARGE_LEN: Final = 32 << 20  # bytes; larger buffers still come from the kernel (glibc's limit)
 
 
-def prepare_bulk_work() -> None:
+def prepare_bulk_work(keep_len: int = KEEP_LEN) -> None:
     """Keep freed buffers for the next ones (with glibc), and seldom look for cycles.
+
+    At most *keep_len* bytes stay free at the heap's end.
 
     Entries are made by the ten thousand and hold no cycles; looking for some after
     every 700 costs 4 % of a first snapshot.
@@ -34,6 +36,6 @@ def prepare_bulk_work() -> None:
     if mallopt is None:
         return
     mallopt(_M_MMAP_THRESHOLD, LARGE_LEN)
-    mallopt(_M_TRIM_THRESHOLD, KEEP_LEN)
+    mallopt(_M_TRIM_THRESHOLD, keep_len)
     mallopt(_M_TOP_PAD, 4 << 20)
     mallopt(_M_ARENA_MAX, 1)  # one heap for all threads, or each keeps buffers of its own

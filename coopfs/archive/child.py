@@ -38,11 +38,14 @@ class SharedMemory:
         Raises:
             CoopfsError: there is no room for them.
         """
+        self.fd = -1
         try:
             self.fd = os.memfd_create("coopfs")
             os.ftruncate(self.fd, length)
             self.view = memoryview(mmap.mmap(self.fd, length))
         except OSError as exc:
+            if self.fd >= 0:
+                os.close(self.fd)
             raise CoopfsError(f"no memory to be shared: {exc.strerror}") from exc
 
     def __enter__(self) -> SharedMemory:
@@ -107,8 +110,10 @@ class Child:
 
     def send(self, message: list[Any]) -> None:
         """Send a message; where that fails, :meth:`receive` says so.  One thread at a time."""
-        with suppress(OSError, ValueError):
-            write_message(self.to_child, message)
+        data = _encoded(message)
+        with suppress(OSError, ValueError):  # ValueError: closed
+            self.to_child.write(data)
+            self.to_child.flush()
 
     def receive(self) -> Any:
         """Wait for the next message; None when the process has died."""
@@ -200,9 +205,13 @@ def child_pipes() -> Iterator[tuple[memoryview, BinaryIO, BinaryIO, list[int]]]:
 
 def write_message(stream: BinaryIO, message: list[Any]) -> None:
     """Send one message, a list of what msgpack can hold."""
-    payload = encoding.encode(message)
-    stream.write(_LENGTH.pack(len(payload)) + payload)
+    stream.write(_encoded(message))
     stream.flush()
+
+
+def _encoded(message: list[Any]) -> bytes:
+    payload = encoding.encode(message)
+    return _LENGTH.pack(len(payload)) + payload
 
 
 def read_message(stream: BinaryIO) -> Any:

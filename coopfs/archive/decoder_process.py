@@ -25,21 +25,27 @@ from coopfs.format.codec import Codec, decompress
 from coopfs.format.keys import PACK_ROLES, ArchiveKeys
 from coopfs.format.sealing import TAG_LEN, Opener, Section, decode_header
 from coopfs.ids import ID_LEN
+from coopfs.objects import READ_FLAGS
 
 # Messages out: ready, [job, offsets of chunks whose id does not match], [job, None]: not opened
 _READY: Final = -1
 OPENERS_KEPT: Final = 256
-PLAIN_KEPT: Final = 6 << 20  # bytes of decompressed blocks, for those that are asked for again
+PLAIN_KEPT: Final = 2 << 20  # bytes of decompressed blocks, for those that are asked for again
+HEAP_KEPT: Final = 4 << 20  # bytes; of a block a megabyte comes and goes
 PACKS_KEPT: Final = 8  # open files; neighbouring blocks mostly lie in the same one
 # Of a block with more than this nothing is used.  Answers must fit into the pipe even when
 # nobody reads them (64 KiB, pipe(7)): who should may be waiting for the pipe to the child.
 BAD_MAX: Final = 100
 
 
+# Header, ordinal, codec, plain length, ids, lengths: all that a verdict depends on.
+_Block = tuple[bytes, int, int, int, bytes, tuple[int, ...]]
+
+
 class InPack(NamedTuple):
     """A sealed block in a file of this machine."""
 
-    path: str
+    path: bytes
     offset: int  # bytes
     length: int  # bytes
 
@@ -79,6 +85,10 @@ class DecoderProcess:
         self._lock = threading.Lock()
         self._is_ready = False
         self._child.send([keys.archive_key])
+
+    def kill(self) -> None:
+        """Have the process end, without waiting for that."""
+        self._child.process.kill()
 
     def close(self) -> None:
         """End the process."""
@@ -137,15 +147,15 @@ class _Decoder:
         self._keys = keys
         self._shared = shared
         self._openers: dict[bytes, Opener] = {}
-        self._packs: OrderedDict[str, int] = OrderedDict()  # descriptors by path
-        self._plain: OrderedDict[tuple[bytes, int], tuple[memoryview, list[int]]] = OrderedDict()
+        self._packs: OrderedDict[bytes, int] = OrderedDict()  # descriptors by path
+        self._plain: OrderedDict[_Block, tuple[memoryview, list[int]]] = OrderedDict()
         self._plain_len = 0
         self._sealed = bytearray()
         self._stored = bytearray()
 
     def decode(
         self,
-        source: list[str | int],
+        source: list[bytes | int],
         parts: list[list[int]],
         header: bytes,
         ordinal: int,
@@ -155,7 +165,9 @@ class _Decoder:
         lengths: list[int],
     ) -> list[int] | None:
         """Decode one block; return offsets of bad chunks, or None when it is of no use."""
-        kept = self._plain.pop((header, ordinal), None)
+        # Whoever lies in an index object must not profit from what was verified for another.
+        block: _Block = (header, ordinal, codec, plain_len, ids, tuple(lengths))
+        kept = self._plain.pop(block, None)
         if kept is not None:
             self._plain_len -= len(kept[0])
             plain, bad = kept
@@ -173,7 +185,7 @@ class _Decoder:
             for start, target, length in parts:
                 shared[target : target + length] = plain[start : start + length]
         if codec != Codec.RAW:  # what is not compressed lies where the next will
-            self._keep((header, ordinal), plain, bad)
+            self._keep(block, plain, bad)
         return bad if len(bad) <= BAD_MAX else None
 
     def _bad_chunks(self, plain: memoryview, ids: bytes, lengths: list[int]) -> list[int]:
@@ -187,13 +199,13 @@ class _Decoder:
             offset += length
         return bad
 
-    def _keep(self, block: tuple[bytes, int], plain: memoryview, bad: list[int]) -> None:
+    def _keep(self, block: _Block, plain: memoryview, bad: list[int]) -> None:
         self._plain[block] = plain, bad
         self._plain_len += len(plain)
         while self._plain_len > PLAIN_KEPT:
             self._plain_len -= len(self._plain.popitem(last=False)[1][0])
 
-    def _fetch(self, *source: str | int) -> memoryview:
+    def _fetch(self, *source: bytes | int) -> memoryview:
         """Return the sealed block; raises OSError, ObjectCorrupt."""
         place = source[-2:]
         start, length = int(place[0]), int(place[1])
@@ -202,14 +214,14 @@ class _Decoder:
         if len(self._sealed) < length:
             self._sealed = bytearray(length)
         sealed = memoryview(self._sealed)[:length]
-        if os.preadv(self._pack(str(source[0])), [sealed], start) != length:
-            raise ObjectCorrupt(f"{source[0]}: is truncated")
+        if os.preadv(self._pack(bytes(source[0])), [sealed], start) != length:
+            raise ObjectCorrupt("a pack is truncated")
         return sealed
 
-    def _pack(self, path: str) -> int:
+    def _pack(self, path: bytes) -> int:
         fd = self._packs.pop(path, None)
         if fd is None:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, READ_FLAGS)
             if len(self._packs) >= PACKS_KEPT:
                 os.close(self._packs.popitem(last=False)[1])
         self._packs[path] = fd
@@ -243,7 +255,7 @@ def main() -> None:
     """Run as the child."""
     from coopfs.archive.allocator import prepare_bulk_work
 
-    prepare_bulk_work()
+    prepare_bulk_work(keep_len=HEAP_KEPT)
     with child_pipes() as (shared, stream, out, _):
         (archive_key,) = read_message(stream)
         decoder = _Decoder(ArchiveKeys.derive(archive_key), shared)

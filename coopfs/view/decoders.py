@@ -12,8 +12,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -24,12 +23,17 @@ from coopfs.archive.index_rows import block_facts
 from coopfs.errors import CoopfsError
 from coopfs.store.base import Kind
 
-RING_LEN: Final = 16 << 20  # bytes
+RING_LEN: Final = 12 << 20  # bytes
 RINGS: Final = 4  # files read in order at once; more are decoded in threads
 PROCESSES_MAX: Final = 3
 BLOCK_MAX: Final = 4 << 20  # bytes; a larger one would be decoded for each part of it again
 RECENT: Final = 8  # blocks
-IDLE_S: Final = 10.0  # nobody has had a ring for so long: the processes end
+# What a process may be told beyond what it has answered: neither its pipe nor that of its
+# answers is ever full (64 KiB, pipe(7)), so that nobody waits for anybody to read.
+PIPE_LEN: Final = 48 << 10  # bytes
+BUSY_LEN: Final = 20 << 10  # bytes; no more for now
+JOBS_MAX: Final = 64
+IDLE_S: Final = 3.0  # nobody has had a ring for so long: the processes end
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +49,28 @@ class Job:
         self.is_good = False  # it is where it should be, every chunk verified
 
 
+class Owner(Protocol):
+    """Who has a ring."""
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether somebody waits for what is in it."""
+
+    def close(self) -> None:
+        """Give the ring back."""
+
+
 class Ring:
     """A part of the shared memory, for one open file."""
 
-    __slots__ = ("jobs", "start")
+    __slots__ = ("jobs", "owner", "room", "start", "used")
 
-    def __init__(self, start: int) -> None:
-        """*start* is its place in the shared memory."""
+    def __init__(self, start: int, room: memoryview) -> None:
+        """*start* is its place in the shared memory, *room* its bytes."""
         self.start = start
+        self.room = room
+        self.owner: Owner | None = None
+        self.used = 0.0  # when it was last read from, as trio.current_time()
         self.jobs: list[Job] = []  # that may still write to it, when it is given back
 
 
@@ -61,7 +79,8 @@ class _Process:
 
     def __init__(self, decoder: DecoderProcess) -> None:
         self.decoder = decoder
-        self.jobs: dict[int, Job] = {}
+        self.jobs: dict[int, tuple[Job, int]] = {}  # with the bytes of the message
+        self.unanswered_len = 0  # bytes of messages; more than a pipe holds would hold us up
 
 
 class Decoders:
@@ -76,10 +95,9 @@ class Decoders:
         is_in_files = archive.store.file_of(Kind.DATA, b"\0" * 32) is not None
         self._count = min(cores, PROCESSES_MAX) if cores > 1 and is_in_files else 0
         self._processes: list[_Process] = []
-        self._shared = memoryview(b"")
         self._rings: list[Ring] = []  # that nobody has
-        self._taken = 0
-        self._used = 0.0  # when a ring was given back last, as trio.current_time()
+        self._taken: list[Ring] = []
+        self._used = 0.0  # when there was last a use for the processes
         self._recent: OrderedDict[int, _Process] = OrderedDict()  # who decoded which block
         self._next_job = 0
         self._waiting = 0
@@ -107,126 +125,153 @@ class Decoders:
                 if process.decoder.is_dead:
                     self._give_up()
                 return False
-        return any(all(job.is_done for job in ring.jobs) for ring in self._rings)
+        self._settle()
+        return self._free_ring() is not None
+
+    def _free_ring(self) -> Ring | None:
+        for ring in self._rings:
+            if all(job.is_done for job in ring.jobs):
+                return ring
+        return None
 
     def _start(self) -> None:
-        started: list[DecoderProcess] = []
+        started: list[_Process] = []
         try:
             with SharedMemory(RINGS * RING_LEN) as memory:
                 while len(started) < self._count:
-                    started.append(DecoderProcess(self._archive.keys, memory))
-        except CoopfsError as exc:
+                    started.append(_Process(DecoderProcess(self._archive.keys, memory)))
+        except (CoopfsError, MemoryError) as exc:
             log.warning("%s: large files are decoded in threads", exc)
-            for decoder in started:
-                decoder.close()
             self._count = 0
-            return
-        self._shared = memory.view
-        self._recent.clear()
-        self._processes = [_Process(decoder) for decoder in started]
-        self._rings = [Ring(number * RING_LEN) for number in range(RINGS)]
-        self._taken = 0
-        self._used = trio.current_time()
-        self._nursery.start_soon(self._employ)
+        else:
+            starts = range(0, RINGS * RING_LEN, RING_LEN)
+            self._rings = [Ring(at, memory.view[at : at + RING_LEN]) for at in starts]
+            self._processes = started
+            self._used = trio.current_time()
+        self._nursery.start_soon(self._employ, started)
 
-    async def _employ(self) -> None:
-        """Listen to the processes; end them when nobody has a ring any more."""
-        processes = self._processes
+    async def _employ(self, processes: list[_Process]) -> None:
+        """Listen to the processes; end them when nobody has a use for them any more."""
         try:
-            async with trio.open_nursery() as listening:
-                for process in processes:
-                    listening.start_soon(self._listen, process)
-                while not self._ended.is_set() and (
-                    self._taken or trio.current_time() - self._used < IDLE_S
-                ):
-                    with trio.move_on_after(IDLE_S / 4):
-                        await self._ended.wait()
-                self._processes = []
-                listening.cancel_scope.cancel()
+            if self._processes is processes:
+                async with trio.open_nursery() as listening:
+                    for process in processes:
+                        listening.start_soon(self._listen, process)
+                    while not self._ended.is_set() and self._is_needed():
+                        with trio.move_on_after(IDLE_S / 4):
+                            await self._ended.wait()
+                    self._forget()
+                    listening.cancel_scope.cancel()
         finally:
             for process in processes:
-                process.decoder.close()
+                process.decoder.kill()
+            with trio.CancelScope(shield=True):  # the disk they read from may hang
+                await trio.to_thread.run_sync(_close, processes)
+
+    def _is_needed(self) -> bool:
+        """Take rings from those who leave them alone; tell whether somebody has one."""
+        now = trio.current_time()
+        for ring in self._taken.copy():
+            if now - ring.used > IDLE_S and ring.owner and not ring.owner.is_reading:
+                ring.owner.close()
+        return bool(self._taken) or now - self._used < IDLE_S
 
     async def _listen(self, process: _Process) -> None:
         while not process.decoder.is_dead:
             if self._waiting:
-                with suppress(trio.ClosedResourceError):
-                    await trio.lowlevel.wait_readable(process.decoder.answers_fd)
-                self._settle(process)
+                await trio.lowlevel.wait_readable(process.decoder.answers_fd)
+                self._settle()
             else:  # what has come by then is found by whoever looks for it
                 await self._wanted.park()
 
-    def _settle(self, process: _Process) -> None:
-        """Take note of what *process* has done."""
-        while process.jobs and process.decoder.has_news:
-            decoded = process.decoder.receive()
-            if decoded is None:
-                log.warning("a process that decodes has died: large files are decoded in threads")
-                self._give_up()
-                break
-            job = process.jobs.pop(decoded.job, None)
-            if job is not None:
+    def _settle(self) -> None:
+        """Take note of what the processes have done."""
+        for process in self._processes:
+            while process.decoder.is_ready and process.decoder.has_news:
+                decoded = process.decoder.receive()
+                if decoded is None:
+                    self._give_up()
+                    return
+                job, length = process.jobs.pop(decoded.job)
+                process.unanswered_len -= length
                 job.is_done, job.is_good = True, decoded.bad == frozenset()
-        self._landed.unpark_all()
+                self._landed.unpark_all()
 
     def _give_up(self) -> None:
         """Do without processes from now on: one has died, and the next may, too."""
+        log.warning("a process that decodes has died: large files are decoded in threads")
         self._count = 0
         for process in self._processes:
-            if not process.decoder.is_dead:
-                trio.lowlevel.notify_closing(process.decoder.answers_fd)
-            process.decoder.close()  # nothing writes to a ring any more
-            for job in process.jobs.values():
-                job.is_done = True
+            for job, _ in process.jobs.values():
+                job.is_done = True  # and no good; no ring is given to anybody any more
             process.jobs.clear()
-        self._processes = []
+        self._forget()
         self._ended.set()
         self._landed.unpark_all()
         self._wanted.unpark_all()
 
+    def _forget(self) -> None:
+        self._processes = []
+        self._rings = []
+        self._recent.clear()
+
     # --- what readers use -----------------------------------------------------
 
-    def take_ring(self) -> tuple[Ring, memoryview] | None:
-        """Return a ring and its bytes, for :meth:`give_back`; None: there is none."""
-        if not self.prepare():
-            return None
-        for ring in self._rings:
-            if all(job.is_done for job in ring.jobs):
-                self._rings.remove(ring)
-                self._taken += 1
-                ring.jobs = []
-                return ring, self._shared[ring.start : ring.start + RING_LEN]
-        return None
+    @property
+    def is_busy(self) -> bool:
+        """Whether enough is asked for already."""
+        self._settle()
+        return any(process.unanswered_len > BUSY_LEN for process in self._processes)
+
+    def take_ring(self, owner: Owner) -> Ring | None:
+        """Return a ring, for :meth:`give_back`; None: there is none."""
+        ring = self._free_ring() if self.prepare() else None
+        if ring is not None:
+            self._rings.remove(ring)
+            self._taken.append(ring)
+            ring.jobs, ring.owner, ring.used = [], owner, trio.current_time()
+        return ring
 
     def give_back(self, ring: Ring, jobs: list[Job]) -> None:
         """Let others have *ring* once *jobs*, asked for by its owner, are done."""
-        self._taken -= 1
+        self._taken.remove(ring)
         self._used = trio.current_time()
-        ring.jobs = jobs
-        self._rings.append(ring)
+        ring.jobs, ring.owner = jobs, None
+        if self._processes:
+            self._rings.insert(0, ring)  # the next takes it: its memory is in use already
 
     def decode(self, ring: Ring, block_no: int, parts: Sequence[Part]) -> Job | None:
         """Have *parts* of a block put into *ring*; their starts count from its own.
 
-        None where that is not possible, as for a block of metadata.
+        None where that is not possible: a block of metadata, one that has left the index,
+        or more at once than a process can be told.
         """
-        info = self._archive.index.block(block_no)
-        pack = self._archive.index.pack(info.pack_no)
+        try:
+            info = self._archive.index.block(block_no)
+            pack = self._archive.index.pack(info.pack_no)
+        except CoopfsError:
+            return None
         path = self._archive.store.file_of(Kind.DATA, pack.pack_id)
         if path is None or pack.is_meta or info.plain_len > BLOCK_MAX or not self._processes:
             return None
         process = self._recent.pop(block_no, None)  # has it decoded still, maybe
         if process is None:
             process = min(self._processes, key=lambda one: len(one.jobs))
+        source = InPack(os.fsencode(path), info.offset, info.sealed_len)
+        message_len = len(source.path) + _room_of(len(info.chunk_ids), len(parts))
+        if process.unanswered_len + message_len > PIPE_LEN or len(process.jobs) >= JOBS_MAX:
+            return None
         self._recent[block_no] = process
         if len(self._recent) > RECENT:
             self._recent.popitem(last=False)
+        job = Job()
         self._next_job += 1
-        job = process.jobs[self._next_job] = Job()
+        process.jobs[self._next_job] = job, message_len
+        process.unanswered_len += message_len
         self.decoded += 1
         process.decoder.send(
             self._next_job,
-            InPack(path, info.offset, info.sealed_len),
+            source,
             block_facts(info, pack),
             [part._replace(start=ring.start + part.start) for part in parts],
         )
@@ -235,8 +280,7 @@ class Decoders:
     async def wait_for(self, job: Job) -> None:
         """Return when *job* is done, for better or worse."""
         if not job.is_done:
-            for process in self._processes:
-                self._settle(process)
+            self._settle()
         while not job.is_done:
             self._waiting += 1
             self._wanted.unpark_all()
@@ -244,3 +288,13 @@ class Decoders:
                 await self._landed.park()
             finally:
                 self._waiting -= 1
+
+
+def _room_of(chunks: int, parts: int) -> int:
+    """Return the bytes of a message at most, the path apart."""
+    return 200 + 40 * chunks + 24 * parts
+
+
+def _close(processes: Sequence[_Process]) -> None:
+    for process in processes:
+        process.decoder.close()

@@ -26,10 +26,10 @@ from coopfs.view.options import BLOCK_MEMORY_LOCAL, BLOCK_MEMORY_REMOTE, MountOp
 from coopfs.view.quickwait import quick_wait
 from coopfs.view.refresher import Refresher
 
-# What the kernel asks for ahead of a reader in order, where we may say so.  More than one
-# request (1 MiB, the most FUSE has) is under way then; a partner is asked ahead by ourselves.
-READ_AHEAD_LOCAL: Final = 4 << 20  # bytes
-READ_AHEAD_REMOTE: Final = 1 << 20
+# What the kernel asks for ahead of a reader in order, where we may say so: one request (the
+# most FUSE has), or two for readers that announce themselves, as cat does (posix_fadvise(2)).
+# With 4 MiB the requests of one reader overtook what was decoded ahead of it.
+READ_AHEAD: Final = 1 << 20  # bytes
 TASKS_MIN: Final = 8  # requests served at once; making a task for each costs more
 TASKS_MAX: Final = 256  # those that wait for a slow partner must not hold up the others
 
@@ -71,7 +71,7 @@ async def _serve(
             _make_mount(operations, path, archive.settings.name, options)
             try:
                 nursery.start_soon(_stop_on_signal, signals)
-                nursery.start_soon(_announce, started, path, archive.store.is_local, on_ready)
+                nursery.start_soon(_announce, started, path, on_ready)
                 nursery.start_soon(refresher.run)
                 with quick_wait(lambda: fetcher.is_idle and decoders.is_idle):
                     await pyfuse3.main(min_tasks=TASKS_MIN, max_tasks=TASKS_MAX)
@@ -93,11 +93,9 @@ def _make_mount(operations: MountOperations, path: str, name: str, options: Moun
         raise MountError(f"{path}: the mount was refused; the line above says why") from exc
 
 
-async def _announce(
-    started: trio.Event, path: str, is_local: bool, on_ready: Callable[[], None]
-) -> None:
+async def _announce(started: trio.Event, path: str, on_ready: Callable[[], None]) -> None:
     await started.wait()
-    set_read_ahead(path, READ_AHEAD_LOCAL if is_local else READ_AHEAD_REMOTE)
+    set_read_ahead(path, READ_AHEAD)
     log.info("%s: mounted", path)
     on_ready()
 

@@ -28,9 +28,9 @@ REMOTE_WINDOW: Final = 32 << 20
 FIRST_WINDOW: Final = 1 << 20  # after the first read; doubles from there
 SLACK: Final = 4 << 20  # the kernel's own read-ahead comes in out of order by this much
 # Read in order so far, and still to come, that is worth starting processes for.
-PROCESSES_AFTER: Final = 1 << 20
+PROCESSES_AFTER: Final = 2 << 20
 PROCESSES_FOR: Final = 32 << 20
-RING_AHEAD: Final = 8 << 20  # bytes decoded ahead there
+RING_AHEAD: Final = 6 << 20  # bytes decoded ahead there
 RING_STEP: Final = 4 << 20
 SPANS_AHEAD: Final = 16 << 20
 SIBLINGS_AHEAD: Final = 64  # entries of a folder looked at for what follows
@@ -43,17 +43,20 @@ ZEROS: Final = bytes(1 << 20)
 class OpenFile:
     """One open(2): its content and how far it was read in order."""
 
-    __slots__ = ("ahead", "entry", "ino", "map", "position", "ring", "window")
+    __slots__ = ("ahead", "begun", "entry", "ino", "is_for_threads", "map", "position", "ring",
+                 "window")  # fmt: skip
 
     def __init__(self, ino: int, entry: Entry) -> None:
         """Open *entry*, a file, for reading."""
         self.ino = ino
         self.entry = entry
         self.map = None if entry.inline is not None else FileMap(entry)
+        self.begun = 0  # where reading in order began
         self.position = 0  # end of what was read in order
         self.ahead = 0  # end of what was asked for ahead
         self.window = FIRST_WINDOW
         self.ring: Window | None = None  # what is decoded ahead by processes
+        self.is_for_threads = False  # its blocks are none for them
 
 
 class _Cursor:
@@ -89,6 +92,8 @@ class Reader:
             return file.entry.inline[offset : offset + size]
         end = min(offset + size, file.entry.size)
         is_in_order = self._note_progress(file, offset, offset + size)
+        if file.ring is not None and file.ring.is_closed:  # it was left alone for a while
+            file.ring = None
         if file.ring is not None:
             ready = await self._from_ring(file, file.ring, offset, end)
             if ready is not None:
@@ -184,10 +189,9 @@ class Reader:
         size = file.entry.size
         if file.position >= size or file.map is None:
             return
-        if file.ring is None and file.position >= PROCESSES_AFTER:
+        if file.ring is None and file.position - file.begun >= PROCESSES_AFTER:
             self._open_ring(file)
-        if file.ring is not None:
-            self._fill_ring(file, file.ring, file.map)
+        if file.ring is not None and self._fill_ring(file, file.ring, file.map):
             return
         if file.ahead >= size:
             return
@@ -214,6 +218,7 @@ class Reader:
         """
         if offset > max(file.ahead, file.position) + SLACK or end + SLACK < file.position:
             file.position = file.ahead = end  # a jump: no guess until it goes on from there
+            file.begun = offset
             file.window = FIRST_WINDOW
             self.closed(file)
             return False
@@ -222,22 +227,22 @@ class Reader:
 
     def _open_ring(self, file: OpenFile) -> None:
         """Have what comes after what is on its way decoded by processes, if there are any."""
-        if file.entry.size - file.position < PROCESSES_FOR or not self._decoders.prepare():
+        if file.is_for_threads or file.entry.size - file.position < PROCESSES_FOR:
             return
-        taken = self._decoders.take_ring()
-        if taken is not None:
-            file.ring = Window(self._decoders, *taken, max(file.ahead, file.position))
+        ring = Window(self._decoders, max(file.ahead, file.position))
+        if not ring.is_closed:
+            file.ring = ring
 
-    def _fill_ring(self, file: OpenFile, ring: Window, content: FileMap) -> None:
-        """Keep the processes busy with what comes next."""
+    def _fill_ring(self, file: OpenFile, ring: Window, content: FileMap) -> bool:
+        """Keep the processes busy with what comes next; False: the ring is given back."""
         size = file.entry.size
         if ring.goal < file.position:  # it could not be filled in time
             self.closed(file)
-            return
+            return False
         self._look_at_spans(content, min(ring.goal + SPANS_AHEAD, size - 1))
         while ring.goal < min(file.position + RING_AHEAD, size):
             end = min(ring.goal + RING_STEP, size)
-            if end > ring.limit(file.position):
+            if end > ring.limit(file.position) or self._decoders.is_busy:
                 break  # there will be room when what is asked for has come
             try:
                 leaves = content.leaves(ring.goal, end - ring.goal, self._fetcher.peek_spans)
@@ -245,15 +250,17 @@ class Reader:
             except (NodeAbsent, DataError):
                 break  # the read itself will fetch it, or say what is wrong
             if stretches is None:
-                self.closed(file)
-                break
+                stretches, end = [], ring.goal
             if end < size and len(stretches) > 1:
                 # The last is cut short: its block would have to be decoded once more.
                 end -= stretches.pop().length
-            if not ring.ask(stretches, end):
+            if not stretches or not ring.ask(stretches, end):
+                file.is_for_threads = True
+                file.ahead = file.position
                 self.closed(file)
-                break
+                return False
         file.ahead = max(file.ahead, ring.goal)
+        return True
 
     def _look_at_spans(self, content: FileMap, offset: int) -> None:
         """Fetch the nodes that say where the byte at *offset* is, if they are not here."""

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
+import trio
+
 from coopfs.archive.decoder_process import Part
-from coopfs.view.decoders import RING_LEN, Decoders, Job, Ring
+from coopfs.view.decoders import RING_LEN, Decoders, Job
 from coopfs.view.layout import HOLE, Stretch
 
-KEPT: Final = 4 << 20  # bytes behind the reader: the kernel's requests come out of order
+KEPT: Final = 2 << 20  # bytes behind the reader: the kernel's requests come out of order
 
 
 class _Asked(NamedTuple):
@@ -30,26 +32,35 @@ class _Asked(NamedTuple):
 class Window:
     """[start, goal) of a file; used from the event loop only."""
 
-    def __init__(self, decoders: Decoders, ring: Ring, room: memoryview, start: int) -> None:
-        """Begin at *start*, with nothing asked for."""
+    def __init__(self, decoders: Decoders, start: int) -> None:
+        """Begin at *start*, with nothing asked for; closed where there is no ring."""
         self._decoders = decoders
-        self._ring = ring
-        self._room = room
+        self._ring = decoders.take_ring(self)
         self._asked: deque[_Asked] = deque()  # in the order of the file
         self._reads: list[int] = []  # where those begin that are not answered yet
-        self._is_closed = False
         self.start = start
         self.goal = start
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has no ring (any more)."""
+        return self._ring is None
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether a read is under way."""
+        return bool(self._reads)
+
     def close(self) -> None:
         """Let others have the ring; reads under way find nothing in it."""
-        self._is_closed = True
-        self._decoders.give_back(self._ring, [one.job for one in self._asked])
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            self._decoders.give_back(ring, [one.job for one in self._asked])
 
     def limit(self, position: int) -> int:
         """Return how far :meth:`ask` may go when the reader has come to *position*."""
         kept = [max(position - KEPT, 0), *self._reads]
-        kept += [one.start for one in self._asked if not one.job.is_done][:1]
+        kept += [one.start for one in self._asked if not one.job.is_done]
         return min(kept) + RING_LEN
 
     def ask(self, stretches: Sequence[Stretch], goal: int) -> bool:
@@ -57,13 +68,16 @@ class Window:
 
         *goal* is at most :meth:`limit`.
         """
+        ring = self._ring
+        if ring is None:
+            return False
         by_block: dict[int, list[Part]] = {}
         runs: list[tuple[int, int, int]] = []  # start, end, block
         position = self.goal
         for block_no, start, length in stretches:
             for place, run_len in _places(position, length):
                 if block_no == HOLE:
-                    self._room[place : place + run_len] = bytes(run_len)
+                    ring.room[place : place + run_len] = bytes(run_len)
                 else:
                     by_block.setdefault(block_no, []).append(Part(start, place, run_len))
                     start += run_len
@@ -71,13 +85,15 @@ class Window:
                 runs.append((position, position + length, block_no))
             position += length
         jobs: dict[int, Job] = {}
-        for block_no, parts in by_block.items():
-            job = self._decoders.decode(self._ring, block_no, parts)
-            if job is None:
-                # What was asked for already still writes: the ring must know of it.
-                self._asked.extend(_Asked(self.goal, goal, one) for one in jobs.values())
-                return False
-            jobs[block_no] = job
+        try:
+            for block_no, parts in by_block.items():
+                job = self._decoders.decode(ring, block_no, parts)
+                if job is None:
+                    return False
+                jobs[block_no] = job
+        finally:
+            if len(jobs) < len(by_block):  # what was asked for still writes to the ring
+                self._asked.extend(_Asked(self.goal, goal, job) for job in jobs.values())
         self._asked.extend(_Asked(start, end, jobs[block_no]) for start, end, block_no in runs)
         self.goal = goal
         self.start = max(self.start, goal - RING_LEN)
@@ -93,6 +109,8 @@ class Window:
     def reading(self, offset: int) -> Iterator[None]:
         """Keep what lies behind *offset*: somebody reads from there."""
         self._reads.append(offset)
+        if self._ring is not None:
+            self._ring.used = trio.current_time()
         try:
             yield
         finally:
@@ -107,9 +125,12 @@ class Window:
         needed = [one.job for one in self._asked if one.start < end and one.end > offset]
         for job in needed:
             await self._decoders.wait_for(job)
-            if not job.is_good or self._is_closed:
+            if not job.is_good:
                 return None
-        views = [self._room[at : at + length] for at, length in _places(offset, end - offset)]
+        ring = self._ring
+        if ring is None:
+            return None
+        views = [ring.room[at : at + length] for at, length in _places(offset, end - offset)]
         return views[0] if len(views) == 1 else b"".join(views)
 
 
