@@ -331,6 +331,21 @@ async def test_rings_whose_owners_left_early_are_to_be_had_again(library: Librar
         await until(decoders.prepare)
 
 
+async def test_a_reader_that_paused_gets_a_ring_again(library: Library) -> None:
+    content = library.content("noise")
+    async with reading(library) as (reader, _, _):
+        file = OpenFile(1, library.entry("noise"))
+        for offset in range(0, len(content), MIB):
+            assert bytes(await reader.read(file, offset, MIB)) == content[offset : offset + MIB]
+            if offset == 6 * MIB:
+                assert file.ring is not None
+                file.ring.close()  # as when it was left alone
+            if offset == 9 * MIB:
+                assert file.ring is not None
+                assert not file.ring.is_closed
+        assert not file.is_for_threads
+
+
 # --- the ring by itself, against a model --------------------------------------------------
 
 

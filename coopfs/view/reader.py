@@ -92,8 +92,6 @@ class Reader:
             return file.entry.inline[offset : offset + size]
         end = min(offset + size, file.entry.size)
         is_in_order = self._note_progress(file, offset, offset + size)
-        if file.ring is not None and file.ring.is_closed:  # it was left alone for a while
-            file.ring = None
         if file.ring is not None:
             ready = await self._from_ring(file, file.ring, offset, end)
             if ready is not None:
@@ -236,7 +234,8 @@ class Reader:
     def _fill_ring(self, file: OpenFile, ring: Window, content: FileMap) -> bool:
         """Keep the processes busy with what comes next; False: the ring is given back."""
         size = file.entry.size
-        if ring.goal < file.position:  # it could not be filled in time
+        # It was left alone for a while, or could not be filled in time.
+        if ring.is_closed or ring.goal < file.position:
             self.closed(file)
             return False
         self._look_at_spans(content, min(ring.goal + SPANS_AHEAD, size - 1))
@@ -249,9 +248,7 @@ class Reader:
                 stretches = self._layout.stretches(leaves, ring.goal, end)
             except (NodeAbsent, DataError):
                 break  # the read itself will fetch it, or say what is wrong
-            if stretches is None:
-                stretches, end = [], ring.goal
-            if end < size and len(stretches) > 1:
+            if stretches and len(stretches) > 1 and end < size:
                 # The last is cut short: its block would have to be decoded once more.
                 end -= stretches.pop().length
             if not stretches or not ring.ask(stretches, end):

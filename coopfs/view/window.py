@@ -103,7 +103,7 @@ class Window:
 
     def holds(self, offset: int, end: int) -> bool:
         """Tell whether [*offset*, *end*) was asked for and is not replaced yet."""
-        return self.start <= offset and end <= self.goal
+        return not self.is_closed and self.start <= offset and end <= self.goal
 
     @contextmanager
     def reading(self, offset: int) -> Iterator[None]:
