@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,3 +196,14 @@ def test_padded_sizes_are_few() -> None:
     sizes = {padded_len(length) for length in range(1 << 20, 32 << 20, 997)}
 
     assert len(sizes) <= 32 * 5 + 1  # at most 2^5 between two powers of two
+
+
+def test_the_ciphers_start_no_other_program() -> None:
+    code = (
+        "import sys\n"
+        "started = []\n"
+        "sys.addaudithook(lambda event, _: event == 'subprocess.Popen' and started.append(event))\n"
+        "import coopfs.format.sealing\n"
+        "sys.exit(len(started))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

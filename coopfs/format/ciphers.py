@@ -5,6 +5,9 @@ brings it along.  cffi parses every declaration with a parser written in Python:
 a process's start for AES, 100 ms with Ed25519, against 10 and 20 ms through ctypes.  The
 calls themselves take as long either way (100 bytes to 1 MiB, sealing and opening), and
 both let go of Python's global lock meanwhile.
+
+Through ctypes it asks ``platform.architecture()`` what a library is called, which starts
+file(1), found through PATH: 10 ms, and a program nobody asked for.  It is told instead.
 """
 
 from __future__ import annotations
@@ -22,9 +25,12 @@ def _call_through_ctypes() -> None:
         return  # its price is paid
     modules["cffi"] = None  # this is how the import system notes that there is none
     try:
-        import_module("Crypto.Util._raw_api")
+        raw_api = import_module("Crypto.Util._raw_api")
     finally:
         del modules["cffi"]
+    known: list[str] | None = getattr(raw_api, "cached_architecture", None)
+    if known == []:  # not asked yet
+        known[:] = ("64bit" if sys.maxsize > 1 << 32 else "32bit", "ELF")
 
 
 _call_through_ctypes()
