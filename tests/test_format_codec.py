@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vectors import samples as s
 
 from coopfs.errors import FormatUnsupported, ObjectCorrupt
-from coopfs.format.codec import SAMPLE_MIN, Codec, Compressor, decompress
+from coopfs.format.codec import SAMPLE_MIN, Codec, Compressor, decompress, decompress_start
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -30,6 +30,31 @@ def test_what_is_compressed_comes_back(part: bytes, times: int) -> None:
 
     assert len(stored) <= len(data)
     assert decompress(codec, stored, len(data), "block") == data
+
+
+@given(st.binary(min_size=1, max_size=100), st.integers(1, 30_000), st.floats(0, 1))
+def test_the_start_of_what_is_compressed_comes_back(part: bytes, times: int, where: float) -> None:
+    data = part * times
+    codec, stored = Compressor().compress(data)
+    length = int(where * len(data))
+
+    assert decompress_start(codec, memoryview(stored), len(data), length, "block") == data[:length]
+
+
+def test_a_start_that_is_not_there_is_refused() -> None:
+    data = b"".join(b"%d " % number for number in range(200_000))
+    codec, stored = Compressor().compress(data)
+    assert codec is Codec.ZSTD
+    half = memoryview(stored)[: len(stored) // 2]
+
+    assert decompress_start(codec, half, len(data), 1000, "block") == data[:1000]
+    for hurt, plain_len in (
+        (half, len(data)),
+        (memoryview(stored), len(data) - 1),
+        (memoryview(bytes(stored[:20]) + b"\xff" * 40 + stored[60:]), len(data)),
+    ):
+        with pytest.raises(ObjectCorrupt):
+            decompress_start(codec, hurt, plain_len, len(data) - 1, "block")
 
 
 def test_what_does_not_compress_is_stored_raw() -> None:

@@ -36,6 +36,10 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
     (base / "source").mkdir()
     (base / "source" / "long").write_bytes(random.Random(1).randbytes(LONG_LEN))
     (base / "source" / "other").write_bytes(random.Random(2).randbytes(3_000_000))
+    numbers = random.Random(3)
+    (base / "source" / "text").write_bytes(
+        b"".join(b"%d\n" % numbers.randrange(1000) for _ in range(800_000))
+    )
     host = Host(base)
     host.init(base / "store")
     host.ok("snapshot", base / "source", "--series", "s")
@@ -300,3 +304,46 @@ def test_no_content_passes_that_is_not_what_its_id_says(
     assert answers == list(enumerate(found))
     plain = archive.blocks.load(info.block_no).data
     assert memory.view[3 * room : 3 * room + 7] == plain[9:14] + plain[1:3]
+
+
+@pytest.mark.parametrize("name", ["other", "text"])
+def test_of_a_block_only_the_chunks_that_are_wanted_are_verified(
+    archive: Archive, host: Host, name: str
+) -> None:
+    entry = entry_of(archive, host, name)
+    span = next(iter(archive.iter_spans(entry)))
+    assert span.chunk_id is not None
+    info = archive.index.block(archive.index.first_location(span.chunk_id).block_no)
+    _, pack, sealed = next(archive.blocks.fetch_sealed([info.block_no]))
+    plain = archive.blocks.load(info.block_no).data
+    count, bounds = len(info.chunk_ids), info.chunk_offsets
+    assert count > 8  # a few of them are less than half of it
+    wrong = [ChunkId(bytes(32)) if place in (1, 4) else i for place, i in enumerate(info.chunk_ids)]
+    facts = block_facts(replace(info, chunk_ids=tuple(wrong)), pack)
+    target, length = 8 << 20, len(sealed)
+    wanted = [  # where a part begins and ends; the bad chunks that it meets
+        (bounds[2], bounds[4], set()),
+        (bounds[2], bounds[4] + 1, {4}),
+        (bounds[2] - 1, bounds[4], {1}),
+        (bounds[1] + 5, bounds[1] + 6, {1}),
+        (0, 1, set()),
+        (bounds[-1] - 1, bounds[-1], set()),
+        (0, bounds[-1], {1, 4}),
+        (bounds[2], bounds[3], {1, 4}),  # it was decoded just now: what was found is known
+    ]
+    with SharedMemory(16 << 20) as memory:
+        process = DecoderProcess(archive.keys, memory)
+    try:
+        memory.view[:length] = sealed
+        deadline = time.monotonic() + 60
+        while not process.is_ready:
+            assert time.monotonic() < deadline
+        for job, (start, end, bad) in enumerate(wanted):
+            process.send(job, InMemory(0, length), facts, [Part(start, target, end - start)])
+            decoded = process.receive()
+            assert decoded is not None
+            if job < 7 or info.codec:
+                assert decoded.bad == {bounds[place] for place in bad}
+            assert memory.view[target : target + end - start] == plain[start:end]
+    finally:
+        process.close()

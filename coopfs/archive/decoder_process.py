@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import os
 import threading
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
+
+from blake3 import blake3
 
 from coopfs.archive.child import Child, SharedMemory, child_pipes, read_message, write_message
 from coopfs.errors import CoopfsError, ObjectCorrupt
-from coopfs.format.codec import Codec, decompress
+from coopfs.format.codec import Codec, decompress_start
 from coopfs.format.keys import PACK_ROLES, ArchiveKeys
 from coopfs.format.sealing import TAG_LEN, Opener, Section, decode_header
 from coopfs.ids import ID_LEN
@@ -31,6 +35,9 @@ from coopfs.objects import READ_FLAGS
 _READY: Final = -1
 OPENERS_KEPT: Final = 256
 PLAIN_KEPT: Final = 2 << 20  # bytes of decompressed blocks, for those that are asked for again
+# Where less than this part of a block is wanted, the rest is neither decompressed nor verified:
+# a chunk that a file shares with an earlier place of it lies in a block of that time.
+MOST_OF_IT: Final = 0.5
 HEAP_KEPT: Final = 4 << 20  # bytes; of a block a megabyte comes and goes
 PACKS_KEPT: Final = 8  # open files; neighbouring blocks mostly lie in the same one
 # Of a block with more than this nothing is used.  Answers must fit into the pipe even when
@@ -164,39 +171,50 @@ class _Decoder:
         ids: bytes,
         lengths: list[int],
     ) -> list[int] | None:
-        """Decode one block; return offsets of bad chunks, or None when it is of no use."""
+        """Decode what is wanted of a block; return offsets of bad chunks, None: it is of no use."""
         # Whoever lies in an index object must not profit from what was verified for another.
         block: _Block = (header, ordinal, codec, plain_len, ids, tuple(lengths))
         kept = self._plain.pop(block, None)
         if kept is not None:
             self._plain_len -= len(kept[0])
             plain, bad = kept
+            is_whole = True
         else:
+            first, end = _wanted(parts, lengths, plain_len)
+            is_whole = end - first == plain_len
             try:
                 sealed = self._fetch(*source)
                 stored = self._room(codec, parts, plain_len, len(sealed) - TAG_LEN)
                 self._opener(header).open_into(stored, Section.BLOCK, ordinal, sealed)
-                plain = memoryview(decompress(codec, stored, plain_len, "block"))
+                plain = memoryview(decompress_start(codec, stored, plain_len, end, "block"))
             except (CoopfsError, OSError):
                 return None  # whoever asked tries again, and then says what is wrong
-            bad = self._bad_chunks(plain, ids, lengths)
+            bad = self._bad_chunks(plain, ids, lengths, first)
         if not _is_in_place(codec, parts, plain_len):
             shared = self._shared
             for start, target, length in parts:
                 shared[target : target + length] = plain[start : start + length]
-        if codec != Codec.RAW:  # what is not compressed lies where the next will
+        if codec != Codec.RAW and is_whole:  # what is not compressed lies where the next will
             self._keep(block, plain, bad)
         return bad if len(bad) <= BAD_MAX else None
 
-    def _bad_chunks(self, plain: memoryview, ids: bytes, lengths: list[int]) -> list[int]:
-        chunk_id = self._keys.chunk_id
+    def _bad_chunks(
+        self, plain: memoryview, ids: bytes, lengths: list[int], first: int
+    ) -> list[int]:
+        """Return the offsets of chunks from *first* on that are not what their ids say."""
+        key, until = self._keys.chunk_id_key, len(plain)
         bad = []
         offset = 0
         for place, length in enumerate(lengths):
+            start, offset = offset, offset + length
+            if start < first:
+                continue
+            if start >= until:
+                break
             expected = ids[place * ID_LEN : place * ID_LEN + ID_LEN]
-            if chunk_id(plain[offset : offset + length]) != expected:
-                bad.append(offset)
-            offset += length
+            # As keys.chunk_id(), without the call: a block has 40 of them.
+            if blake3(plain[start:offset], key=key).digest() != expected:
+                bad.append(start)
         return bad
 
     def _keep(self, block: _Block, plain: memoryview, bad: list[int]) -> None:
@@ -244,6 +262,16 @@ class _Decoder:
             opener = Opener(self._keys, decode_header(header, "pack", PACK_ROLES), "pack")
             self._openers[header] = opener
         return opener
+
+
+def _wanted(parts: list[list[int]], lengths: list[int], plain_len: int) -> tuple[int, int]:
+    """Return where the chunks begin and end that *parts* lie in; all of the block if it is most."""
+    first = min([offset for offset, _, _ in parts], default=0)
+    end = max([offset + length for offset, _, length in parts], default=plain_len)
+    if end - first >= plain_len * MOST_OF_IT:
+        return 0, plain_len
+    bounds = list(accumulate(lengths, initial=0))
+    return bounds[bisect_right(bounds, first) - 1], bounds[bisect_left(bounds, end)]
 
 
 def _is_in_place(codec: int, parts: list[list[int]], plain_len: int) -> bool:

@@ -121,6 +121,25 @@ def decompress(
     return plain
 
 
+def decompress_start(
+    codec: int, stored: bytearray | memoryview, plain_len: int, length: int, what: str
+) -> bytes | bytearray | memoryview:
+    """Return the first *length* of the *plain_len* bytes that *stored* stands for.
+
+    Raises as :func:`decompress`, but for what comes after them.
+    """
+    if codec != Codec.ZSTD or length == plain_len:
+        return decompress(codec, stored, plain_len, what)[:length]
+    try:
+        _check_frame(stored, plain_len, what)
+        start: bytes = _decompressor().stream_reader(stored).read(length)
+    except zstandard.ZstdError as exc:
+        raise ObjectCorrupt(f"{what}: does not decompress ({exc})") from exc
+    if len(start) != length:
+        raise ObjectCorrupt(f"{what}: does not decompress to {length} bytes and more")
+    return start
+
+
 def _decompressor() -> zstandard.ZstdDecompressor:
     kept: zstandard.ZstdDecompressor | None = getattr(_thread, "decompressor", None)
     if kept is None:
