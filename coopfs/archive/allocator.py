@@ -37,5 +37,5 @@ def prepare_bulk_work(keep_len: int = KEEP_LEN) -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, LARGE_LEN)
     mallopt(_M_TRIM_THRESHOLD, keep_len)
-    mallopt(_M_TOP_PAD, 4 << 20)
+    mallopt(_M_TOP_PAD, min(4 << 20, keep_len // 2))
     mallopt(_M_ARENA_MAX, 1)  # one heap for all threads, or each keeps buffers of its own

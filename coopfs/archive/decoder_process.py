@@ -38,7 +38,7 @@ PLAIN_KEPT: Final = 2 << 20  # bytes of decompressed blocks, for those that are 
 # Where less than this part of a block is wanted, the rest is neither decompressed nor verified:
 # a chunk that a file shares with an earlier place of it lies in a block of that time.
 MOST_OF_IT: Final = 0.5
-HEAP_KEPT: Final = 4 << 20  # bytes; of a block a megabyte comes and goes
+HEAP_KEPT: Final = 2 << 20  # bytes; of a block a megabyte comes and goes
 PACKS_KEPT: Final = 8  # open files; neighbouring blocks mostly lie in the same one
 # Of a block with more than this nothing is used.  Answers must fit into the pipe even when
 # nobody reads them (64 KiB, pipe(7)): who should may be waiting for the pipe to the child.

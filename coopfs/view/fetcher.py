@@ -29,7 +29,7 @@ from coopfs.view.memory import Trimmer
 T = TypeVar("T")
 
 ENTRIES_KEPT: Final = 20_000  # decoded tree entries in memory, ~0.7 KB each
-SPANS_KEPT: Final = 100_000  # decoded spans in memory, ~0.2 KB each
+SPANS_KEPT: Final = 60_000  # decoded spans in memory, ~0.2 KB each
 LOCAL_THREADS: Final = 2  # opening a block is CPU work; more only add contention
 REMOTE_THREADS: Final = 8  # requests in flight to a partner, to fill the line
 LOCAL_AHEAD: Final = 16  # blocks fetched ahead at a time, for all readers together

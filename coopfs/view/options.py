@@ -15,7 +15,7 @@ from coopfs.errors import UsageError
 REFRESH_S: Final = 60  # how often new snapshots are looked for when nobody looks
 # Enough for several readers in order.  What was read lies in the kernel's page cache, and
 # the sealed blocks in that of the store's files, or in the disk cache.
-BLOCK_MEMORY_LOCAL: Final = 16 << 20
+BLOCK_MEMORY_LOCAL: Final = 12 << 20
 BLOCK_MEMORY_REMOTE: Final = 48 << 20  # more is under way
 ID_MAX: Final = 0xFFFFFFFE
 # A mount is read-only and neither runs set-user-ID programs nor opens devices, whatever is asked.
