@@ -200,7 +200,7 @@ def damaged(path: Path, fault: str, offset: int) -> Iterator[None]:
 async def until(condition: Callable[[], object]) -> None:
     with trio.fail_after(60):
         while not condition():  # noqa: ASYNC110  # processes set no events
-            await trio.sleep(0.01)
+            await trio.sleep(0.001)
 
 
 @pytest.mark.parametrize("fault", ["flipped", "truncated", "gone"])
