@@ -173,16 +173,19 @@ async def _take_line(partner: _Partner) -> _Line:
 
 
 def _listen_at(path: Path) -> socket.socket:
-    with suppress(FileNotFoundError):
-        path.unlink()  # of a server that was killed
+    # It gets its name, in place of one of a server that was killed, once it listens: a client
+    # that finds it in between would be refused.
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # A socket's name has 107 bytes at most; this one is short however deep the folder is.
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        listener.bind(f"/proc/self/fd/{folder}/{part.name}")
         # Connecting takes the right to write; the folder lets in nobody else anyway.
-        path.chmod(0o600)
+        part.chmod(0o600)
         listener.listen(64)
+        part.replace(path)
     except BaseException:
         listener.close()
         raise
