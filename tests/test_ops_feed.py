@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,9 +70,25 @@ def feed(archive: Archive, request: pytest.FixtureRequest) -> Iterator[BlockFeed
 
 
 def wait_until_ready(feed: BlockFeed) -> None:
+    if feed._slots is not None:
+        wait_for_start(process_of(feed))
+
+
+def wait_for_start(process: DecoderProcess) -> None:
     deadline = time.monotonic() + 60
-    while feed._slots is not None and not process_of(feed).is_ready:
+    while not process.is_ready:
         assert time.monotonic() < deadline
+
+
+@contextmanager
+def decoding(archive: Archive, room: int) -> Iterator[tuple[DecoderProcess, memoryview]]:
+    """A process that decodes, which may be starting yet, and *room* bytes shared with it."""
+    with SharedMemory(room) as memory:
+        process = DecoderProcess(archive.keys, memory)
+    try:
+        yield process, memory.view
+    finally:
+        process.close()
 
 
 def process_of(feed: BlockFeed) -> DecoderProcess:
@@ -279,12 +296,10 @@ def test_no_content_passes_that_is_not_what_its_id_says(
     fifo = InPack(bytes(tmp_path / "fifo"), 7, length)
     odd = InPack(bytes(tmp_path) + b"/p\xfcck", 7, length)
     os.link(in_pack.path, odd.path)
-    with SharedMemory(4 * room) as memory:
-        process = DecoderProcess(archive.keys, memory)
-    try:
-        memory.view[:length] = sealed
-        memory.view[room : room + length] = sealed
-        memory.view[room + length - 1] ^= 1
+    with decoding(archive, 4 * room) as (process, shared):
+        shared[:length] = sealed
+        shared[room : room + length] = sealed
+        shared[room + length - 1] ^= 1
         asked = [(whole, info), (whole, lie), (hurt, info), (in_pack, info), (in_pack, lie)]
         for job, (source, block) in enumerate(
             [*asked, (truncated, info), (absent, info), (fifo, info), (odd, info)]
@@ -293,17 +308,13 @@ def test_no_content_passes_that_is_not_what_its_id_says(
         process.send(
             9, in_pack, block_facts(info, pack), [Part(9, 3 * room, 5), Part(1, 3 * room + 5, 2)]
         )
-        deadline = time.monotonic() + 60
-        while not process.is_ready:
-            assert time.monotonic() < deadline
+        wait_for_start(process)
         answers = [process.receive() for _ in range(10)]
-    finally:
-        process.close()
     good, bad = frozenset[int](), frozenset({0})
     found = [good, bad, None, good, bad, None, None, None, good, good]
     assert answers == list(enumerate(found))
     plain = archive.blocks.load(info.block_no).data
-    assert memory.view[3 * room : 3 * room + 7] == plain[9:14] + plain[1:3]
+    assert shared[3 * room : 3 * room + 7] == plain[9:14] + plain[1:3]
 
 
 @pytest.mark.parametrize("name", ["other", "text"])
@@ -331,19 +342,13 @@ def test_of_a_block_only_the_chunks_that_are_wanted_are_verified(
         (0, bounds[-1], {1, 4}),
         (bounds[2], bounds[3], {1, 4}),  # it was decoded just now: what was found is known
     ]
-    with SharedMemory(16 << 20) as memory:
-        process = DecoderProcess(archive.keys, memory)
-    try:
-        memory.view[:length] = sealed
-        deadline = time.monotonic() + 60
-        while not process.is_ready:
-            assert time.monotonic() < deadline
+    with decoding(archive, 16 << 20) as (process, shared):
+        shared[:length] = sealed
+        wait_for_start(process)
         for job, (start, end, bad) in enumerate(wanted):
             process.send(job, InMemory(0, length), facts, [Part(start, target, end - start)])
             decoded = process.receive()
             assert decoded is not None
             if job < 7 or info.codec:
                 assert decoded.bad == {bounds[place] for place in bad}
-            assert memory.view[target : target + end - start] == plain[start:end]
-    finally:
-        process.close()
+            assert shared[target : target + end - start] == plain[start:end]
